@@ -1,0 +1,195 @@
+//! The two presets: what is tapped, how scores become a similarity and a soft weight.
+
+use aso_backbones::{BackboneError, BlockTaps, TapPoint, TokenBatch};
+use aso_lora::AdapterScope;
+
+use crate::{AttributionScores, IntegratedGradients, PathRule, RowFactor, Similarity};
+
+/// Named settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Preset {
+    /// What the paper argues for, done soundly (method.md section 3.2).
+    #[default]
+    Aso,
+    /// What the released code computes, step for step (method.md section 3.1).
+    Reference,
+}
+
+/// Which blocks are tapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TapChoice {
+    /// One tap point.
+    One(TapPoint),
+    /// Encoder blocks at all positions, then answer blocks: one weight per block of either stack.
+    Both,
+}
+
+impl TapChoice {
+    /// The points, in the order in which their blocks are reported.
+    pub fn points(self) -> &'static [TapPoint] {
+        match self {
+            Self::One(TapPoint::Answer) => &[TapPoint::Answer],
+            Self::One(TapPoint::Encoder) => &[TapPoint::Encoder],
+            Self::One(TapPoint::EncoderReadout) => &[TapPoint::EncoderReadout],
+            Self::Both => &[TapPoint::Encoder, TapPoint::Answer],
+        }
+    }
+}
+
+/// Scores of current and previous model, and what follows from them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measurement {
+    /// Scores with every subspace, per tapped block.
+    pub current: AttributionScores,
+    /// Scores without the active subspace, per tapped block.
+    pub previous: AttributionScores,
+    /// rho_l per tapped block.
+    pub similarity: Similarity,
+}
+
+/// Similarity of the current model and the model without one past task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskWeights {
+    /// rho_k for every past task k, `None` where no block could be compared.
+    pub rho: Vec<Option<f64>>,
+}
+
+/// Measures how the active subspace changed the model's use of its representations.
+///
+/// The previous model is the same weights with the active subspace off; there is no second copy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Attributor {
+    /// What is tapped.
+    pub taps: TapChoice,
+    /// The path integral.
+    pub gradients: IntegratedGradients,
+    /// Whether NaN and infinite scores count as 0, as released.
+    pub zero_non_finite: bool,
+}
+
+impl Attributor {
+    /// The settings of a preset. `max_rows` bounds memory: path rows that run at once.
+    pub fn preset(preset: Preset, max_rows: usize) -> Self {
+        let gradients = IntegratedGradients {
+            steps: 5,
+            rule: PathRule::Midpoint,
+            factor: RowFactor::Own,
+            alpha_min: 0.0,
+            max_rows,
+        };
+        match preset {
+            Preset::Aso => Self {
+                taps: TapChoice::One(TapPoint::Answer),
+                gradients,
+                zero_non_finite: false,
+            },
+            Preset::Reference => Self {
+                taps: TapChoice::One(TapPoint::EncoderReadout),
+                gradients: IntegratedGradients {
+                    rule: PathRule::Left,
+                    factor: RowFactor::First,
+                    ..gradients
+                },
+                zero_non_finite: true,
+            },
+        }
+    }
+
+    /// Number of blocks that a measurement reports.
+    pub fn tapped_blocks<M: BlockTaps>(&self, model: &M) -> usize {
+        self.taps
+            .points()
+            .iter()
+            .map(|point| model.tapped_blocks(*point))
+            .sum()
+    }
+
+    /// Scores of the model with the given subspaces.
+    ///
+    /// Rows without a label are left out, except by the encoder readout, which needs none. `None` if no
+    /// row is left.
+    ///
+    /// # Errors
+    /// Those of [`BlockTaps::trace`].
+    pub fn scores<M: BlockTaps>(
+        &self,
+        model: &M,
+        batch: &TokenBatch,
+        scope: AdapterScope,
+    ) -> Result<Option<AttributionScores>, BackboneError> {
+        let labelled: Vec<usize> = (0..batch.rows())
+            .filter(|row| batch.first_label(*row).is_some())
+            .collect();
+        let mut scores = Vec::new();
+        for &point in self.taps.points() {
+            let trace = if point == TapPoint::EncoderReadout || labelled.len() == batch.rows() {
+                model.trace(batch, point, scope)?
+            } else if labelled.is_empty() {
+                return Ok(None);
+            } else {
+                model.trace(&batch.select(&labelled), point, scope)?
+            };
+            let blocks = model.tapped_blocks(point);
+            scores.extend(self.gradients.attribute(model, &trace, blocks));
+        }
+        if self.zero_non_finite {
+            for score in scores
+                .iter_mut()
+                .flatten()
+                .filter(|score| !score.is_finite())
+            {
+                *score = 0.0;
+            }
+        }
+        Ok(Some(scores))
+    }
+
+    /// Compares the current model (all subspaces) with the previous one (all but the active one).
+    ///
+    /// `None` if no row of the batch has a label.
+    ///
+    /// # Errors
+    /// Those of [`BlockTaps::trace`].
+    pub fn measure<M: BlockTaps>(
+        &self,
+        model: &M,
+        batch: &TokenBatch,
+    ) -> Result<Option<Measurement>, BackboneError> {
+        let Some(current) = self.scores(model, batch, AdapterScope::All)? else {
+            return Ok(None);
+        };
+        let Some(previous) = self.scores(model, batch, AdapterScope::WithoutActive)? else {
+            return Ok(None);
+        };
+        let similarity = Similarity::between(&current, &previous);
+        Ok(Some(Measurement {
+            current,
+            previous,
+            similarity,
+        }))
+    }
+
+    /// Compares the current model with the models that lack one past task each:
+    /// `rho_k = mean_l Pearson(attr of all subspaces, attr of all but k)`.
+    ///
+    /// `None` if no row of the batch has a label.
+    ///
+    /// # Errors
+    /// Those of [`BlockTaps::trace`].
+    pub fn measure_tasks<M: BlockTaps>(
+        &self,
+        model: &M,
+        batch: &TokenBatch,
+        past_tasks: usize,
+    ) -> Result<Option<TaskWeights>, BackboneError> {
+        let Some(current) = self.scores(model, batch, AdapterScope::All)? else {
+            return Ok(None);
+        };
+        let mut rho = Vec::with_capacity(past_tasks);
+        for task in 0..past_tasks {
+            let without = self.scores(model, batch, AdapterScope::WithoutFrozen(task))?;
+            rho.push(without.and_then(|without| Similarity::between(&current, &without).mean()));
+        }
+        Ok(Some(TaskWeights { rho }))
+    }
+}

@@ -1,0 +1,32 @@
+//! How similar two models are in how they use a representation: integrated gradients over transformer
+//! blocks, and the similarity and soft weight that follow.
+//!
+//! For a tapped block with output h at one position, replace that output by `alpha h`, run the rest of
+//! the model and read the probability P of one target token (method.md section 3):
+//!
+//! ```text
+//! attr = (h / m) * sum_i dP(alpha_i h) / d(alpha_i h)
+//! rho_l = Pearson(attr_l of the current model, attr_l of the previous model),   rho = mean_l rho_l
+//! w = 1 - rho
+//! ```
+//!
+//! This crate knows no model: it works on anything that implements
+//! [`BlockTaps`](aso_backbones::BlockTaps).
+//!
+//! | item | what it computes |
+//! |---|---|
+//! | [`IntegratedGradients`] | one score vector `[d_model]` per tapped block |
+//! | [`pearson`], [`Similarity`] | correlation per block and its mean |
+//! | [`Attributor`] | the two presets: current and previous model, similarity, soft weight |
+//!
+//! Sister crates: `aso-backbones` (taps), `aso-losses` (`SoftWeight`), `aso-trainer` (when to measure).
+
+mod attributor;
+mod integrated_gradients;
+mod similarity;
+
+pub use attributor::{Attributor, Measurement, Preset, TapChoice, TaskWeights};
+pub use integrated_gradients::{AttributionScores, IntegratedGradients, PathRule, RowFactor};
+pub use similarity::{Similarity, pearson};
+
+pub use aso_backbones::BackboneError;

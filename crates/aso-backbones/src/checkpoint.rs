@@ -1,0 +1,419 @@
+//! Hugging Face safetensors checkpoints, read tensor by tensor.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, View};
+use sha2::{Digest, Sha256};
+
+use crate::BackboneError;
+
+/// Largest header that is accepted, as in the safetensors crate.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Where a model's parameters come from: a checkpoint, or an initialisation.
+pub trait WeightSource {
+    /// Whether the source stores `name` (an initialisation stores everything).
+    fn contains(&self, name: &str) -> bool;
+
+    /// The tensor `name` as f32, row-major in PyTorch's orientation.
+    ///
+    /// # Errors
+    /// Names the tensor, the expected and the found shape.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, BackboneError>;
+}
+
+enum Source {
+    File(File),
+    Bytes(&'static [u8]),
+}
+
+struct Shard {
+    path: PathBuf,
+    source: Source,
+    /// Offset of the data section.
+    data_start: u64,
+    metadata: Metadata,
+}
+
+/// An opened checkpoint: headers in memory, tensor data still on disk.
+///
+/// Tracks which tensors were read, so that [`finish`](Self::finish) can refuse a checkpoint that holds
+/// more than the model uses. Reading never needs more memory than the tensor at hand.
+pub struct Checkpoint {
+    origin: String,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, usize>,
+    used: RefCell<BTreeSet<String>>,
+}
+
+impl Checkpoint {
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
+    ///
+    /// # Errors
+    /// Names the file that is missing, damaged or truncated.
+    pub fn open(dir: &Path) -> Result<Self, BackboneError> {
+        let single = dir.join("model.safetensors");
+        let index = dir.join("model.safetensors.index.json");
+        let origin = dir.display().to_string();
+        if single.exists() {
+            let file = File::open(&single).map_err(io(&single))?;
+            return Self::from_shards(origin, vec![Shard::open(single, Source::File(file))?]);
+        }
+        if !index.exists() {
+            if !dir.is_dir() {
+                let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+                return Err(BackboneError::Io {
+                    path: dir.to_owned(),
+                    source,
+                });
+            }
+            return Err(BackboneError::NoWeights {
+                dir: dir.to_owned(),
+            });
+        }
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let Index { weight_map } = read_json(&index)?;
+        let names: BTreeSet<&String> = weight_map.values().collect();
+        let mut shards = Vec::new();
+        for name in names {
+            let path = dir.join(name);
+            let file = File::open(&path).map_err(io(&path))?;
+            shards.push(Shard::open(path, Source::File(file))?);
+        }
+        let checkpoint = Self::from_shards(origin, shards)?;
+        for (tensor, shard) in &weight_map {
+            let found = checkpoint
+                .tensors
+                .get(tensor)
+                .is_some_and(|at| checkpoint.shards[*at].path.ends_with(shard));
+            if !found {
+                return Err(BackboneError::IndexMismatch {
+                    index,
+                    tensor: tensor.clone(),
+                    shard: shard.clone(),
+                });
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    /// A checkpoint that is part of the program.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), with `name` in place of a path.
+    pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self, BackboneError> {
+        let shard = Shard::open(PathBuf::from(name), Source::Bytes(bytes))?;
+        Self::from_shards(name.to_owned(), vec![shard])
+    }
+
+    fn from_shards(origin: String, shards: Vec<Shard>) -> Result<Self, BackboneError> {
+        let mut tensors = BTreeMap::new();
+        for (at, shard) in shards.iter().enumerate() {
+            tensors.extend(shard.metadata.tensors().into_keys().map(|name| (name, at)));
+        }
+        Ok(Self {
+            origin,
+            shards,
+            tensors,
+            used: RefCell::default(),
+        })
+    }
+
+    /// Where the checkpoint came from.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// SHA-256 over every tensor's name, type, shape and bytes in the order of names, as
+    /// `sha256:<hex>`: two checkpoints with the same fingerprint hold the same weights, however they are
+    /// split into files.
+    ///
+    /// # Errors
+    /// [`BackboneError::Io`].
+    pub fn fingerprint(&self) -> Result<String, BackboneError> {
+        let mut hasher = Sha256::new();
+        for (name, at) in &self.tensors {
+            let shard = &self.shards[*at];
+            let Some(info) = shard.metadata.info(name) else {
+                continue;
+            };
+            hasher.update(format!("{name}\0{:?}\0{:?}\0", info.dtype, info.shape));
+            hasher.update(shard.read(info)?);
+        }
+        let digest = hasher.finalize();
+        Ok(digest
+            .iter()
+            .fold("sha256:".to_owned(), |hex, byte| format!("{hex}{byte:02x}")))
+    }
+
+    /// Refuses tensors that were neither read nor match `ignored`.
+    ///
+    /// # Errors
+    /// [`BackboneError::UnusedTensor`] names the first one.
+    pub fn finish(&self, ignored: impl Fn(&str) -> bool) -> Result<(), BackboneError> {
+        let used = self.used.borrow();
+        let unused: Vec<&String> = self
+            .tensors
+            .keys()
+            .filter(|name| !used.contains(*name) && !ignored(name))
+            .collect();
+        match unused.first() {
+            Some(first) => Err(BackboneError::UnusedTensor {
+                origin: self.origin.clone(),
+                tensor: (*first).clone(),
+                count: unused.len(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl WeightSource for Checkpoint {
+    fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, BackboneError> {
+        let missing = || BackboneError::MissingTensor {
+            origin: self.origin.clone(),
+            tensor: name.to_owned(),
+            expected: shape.to_vec(),
+        };
+        let shard = &self.shards[*self.tensors.get(name).ok_or_else(missing)?];
+        let info = shard.metadata.info(name).ok_or_else(missing)?;
+        let origin = || shard.path.display().to_string();
+        if info.shape != shape {
+            return Err(BackboneError::Shape {
+                origin: origin(),
+                tensor: name.to_owned(),
+                expected: shape.to_vec(),
+                found: info.shape.clone(),
+            });
+        }
+        if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Err(BackboneError::Dtype {
+                origin: origin(),
+                tensor: name.to_owned(),
+                found: format!("{:?}", info.dtype),
+            });
+        }
+        let values = to_f32(info.dtype, &shard.read(info)?);
+        self.used.borrow_mut().insert(name.to_owned());
+        Ok(values)
+    }
+}
+
+impl Shard {
+    /// Reads and checks the header: 8 bytes of length, JSON, then exactly the data it describes.
+    fn open(path: PathBuf, source: Source) -> Result<Self, BackboneError> {
+        let header_error = |reason: String| BackboneError::Header {
+            path: path.clone(),
+            reason,
+        };
+        let found = match &source {
+            Source::File(file) => file.metadata().map_err(io(&path))?.len(),
+            Source::Bytes(bytes) => bytes.len() as u64,
+        };
+        if found < 8 {
+            return Err(header_error(format!(
+                "{found} bytes, shorter than the length field"
+            )));
+        }
+        let mut length = [0; 8];
+        source.read_at(0, &mut length).map_err(io(&path))?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER {
+            return Err(header_error(format!(
+                "header of {length} bytes, more than {MAX_HEADER}"
+            )));
+        }
+        let data_start = 8 + length;
+        if data_start > found {
+            return Err(BackboneError::FileLength {
+                path,
+                expected: data_start,
+                found,
+            });
+        }
+        let mut header = vec![0; length as usize];
+        source.read_at(8, &mut header).map_err(io(&path))?;
+        let metadata: Metadata =
+            serde_json::from_slice(&header).map_err(|error| header_error(error.to_string()))?;
+        let expected = data_start + metadata.data_len() as u64;
+        if expected != found {
+            return Err(BackboneError::FileLength {
+                path,
+                expected,
+                found,
+            });
+        }
+        Ok(Self {
+            path,
+            source,
+            data_start,
+            metadata,
+        })
+    }
+
+    fn read(&self, info: &TensorInfo) -> Result<Cow<'static, [u8]>, BackboneError> {
+        let (start, end) = info.data_offsets;
+        let start = self.data_start + start as u64;
+        match &self.source {
+            Source::Bytes(bytes) => {
+                let start = start as usize;
+                Ok(Cow::Borrowed(
+                    &bytes[start..start + end - info.data_offsets.0],
+                ))
+            }
+            Source::File(_) => {
+                let mut bytes = vec![0; end - info.data_offsets.0];
+                self.source
+                    .read_at(start, &mut bytes)
+                    .map_err(io(&self.path))?;
+                Ok(Cow::Owned(bytes))
+            }
+        }
+    }
+}
+
+impl Source {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        match self {
+            Self::File(file) => {
+                let mut file = file;
+                file.seek(SeekFrom::Start(offset))?;
+                file.read_exact(buffer)
+            }
+            Self::Bytes(bytes) => {
+                let offset = offset as usize;
+                buffer.copy_from_slice(&bytes[offset..offset + buffer.len()]);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Little-endian file bytes as f32. The type has been checked.
+fn to_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    match dtype {
+        Dtype::F16 => bytes
+            .chunks_exact(2)
+            .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
+        Dtype::BF16 => bytes
+            .chunks_exact(2)
+            .map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
+        _ => bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect(),
+    }
+}
+
+/// Element type of a written checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StorageDtype {
+    /// 32-bit floats.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+/// A parameter on the host, in PyTorch's orientation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedTensor {
+    /// Name in the checkpoint.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Values, row-major.
+    pub values: Vec<f32>,
+}
+
+struct StoredTensor {
+    tensor: NamedTensor,
+    dtype: StorageDtype,
+}
+
+impl View for StoredTensor {
+    fn dtype(&self) -> Dtype {
+        match self.dtype {
+            StorageDtype::F32 => Dtype::F32,
+            StorageDtype::F16 => Dtype::F16,
+            StorageDtype::Bf16 => Dtype::BF16,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.tensor.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let values = self.tensor.values.iter();
+        match self.dtype {
+            StorageDtype::F32 => values
+                .flat_map(|v| v.to_le_bytes())
+                .collect::<Vec<_>>()
+                .into(),
+            StorageDtype::F16 => values
+                .flat_map(|v| half::f16::from_f32(*v).to_le_bytes())
+                .collect::<Vec<_>>()
+                .into(),
+            StorageDtype::Bf16 => values
+                .flat_map(|v| half::bf16::from_f32(*v).to_le_bytes())
+                .collect::<Vec<_>>()
+                .into(),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        let size = if self.dtype == StorageDtype::F32 {
+            4
+        } else {
+            2
+        };
+        size * self.tensor.values.len()
+    }
+}
+
+/// The bytes of a safetensors file with the given parameters.
+///
+/// # Errors
+/// [`BackboneError::Header`] if names repeat.
+pub fn serialize(tensors: Vec<NamedTensor>, dtype: StorageDtype) -> Result<Vec<u8>, BackboneError> {
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let views = tensors
+        .into_iter()
+        .map(|tensor| (tensor.name.clone(), StoredTensor { tensor, dtype }));
+    safetensors::serialize(views.collect::<Vec<_>>(), Some(metadata)).map_err(|error| {
+        BackboneError::Header {
+            path: PathBuf::from("model.safetensors"),
+            reason: error.to_string(),
+        }
+    })
+}
+
+pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> BackboneError {
+    let path = path.to_owned();
+    move |source| BackboneError::Io { path, source }
+}
+
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, BackboneError> {
+    let bytes = std::fs::read(path).map_err(io(path))?;
+    serde_json::from_slice(&bytes).map_err(|source| BackboneError::Json {
+        path: path.to_owned(),
+        source,
+    })
+}

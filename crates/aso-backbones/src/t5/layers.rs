@@ -1,0 +1,66 @@
+//! Norm and feed-forward layer.
+
+use aso_lora::dropout::site;
+use aso_lora::{ForwardContext, LoraLinear};
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use burn::tensor::activation::{gelu_approximate, relu, silu};
+
+use super::FeedForward;
+
+/// Root-mean-square norm, `y = weight * x / sqrt(mean(x^2) + epsilon)`: no mean, no bias.
+#[derive(Module, Debug)]
+pub(super) struct T5LayerNorm {
+    /// `[d_model]`.
+    pub(super) weight: Param<Tensor<1>>,
+    #[module(skip)]
+    pub(super) epsilon: f64,
+    #[module(skip)]
+    pub(super) name: String,
+}
+
+impl T5LayerNorm {
+    /// `x: [.., d_model]`, same shape out.
+    pub(super) fn forward<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        context: &ForwardContext,
+    ) -> Tensor<D> {
+        let rms = (x.clone().square().mean_dim(D - 1) + self.epsilon).sqrt();
+        x / rms * context.value(&self.weight).unsqueeze()
+    }
+}
+
+/// Feed-forward layer of any dialect ([`FeedForward`]).
+#[derive(Module, Debug)]
+pub(super) struct T5DenseReluDense {
+    /// `wi`, or `wi_0` and `wi_1`.
+    pub(super) wi: Vec<LoraLinear>,
+    pub(super) wo: LoraLinear,
+    #[module(skip)]
+    pub(super) kind: FeedForward,
+    #[module(skip)]
+    pub(super) dropout: f64,
+}
+
+impl T5DenseReluDense {
+    /// `x: [.., d_model]`, same shape out.
+    pub(super) fn forward<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        context: &ForwardContext,
+    ) -> Tensor<D> {
+        let first = self.wi[0].forward(x.clone(), context);
+        let activated = match self.kind {
+            FeedForward::Relu | FeedForward::GatedRelu => relu(first),
+            FeedForward::Gelu | FeedForward::GatedGelu => gelu_approximate(first),
+            FeedForward::GatedSilu => silu(first),
+        };
+        let hidden = match self.wi.get(1) {
+            Some(gate) => activated * gate.forward(x, context),
+            None => activated,
+        };
+        let hidden = context.dropout(hidden, self.dropout, site(self.wo.name()));
+        self.wo.forward(hidden, context)
+    }
+}

@@ -1,0 +1,236 @@
+//! The whole model.
+
+use std::borrow::Cow;
+
+use aso_lora::{AdapterHost, ForwardContext, LoraLinear};
+use burn::module::{Module, Param};
+use burn::tensor::module::linear;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use super::T5Config;
+use super::block::T5Block;
+use super::stack::{EncoderMemory, StackOutput, T5Stack, causal_bias, padding_bias};
+use crate::batch::IGNORED_LABEL;
+use crate::{Backbone, GenerationConfig, NamedTensor, TokenBatch};
+
+/// T5 with a language-modelling head.
+///
+/// Load one with [`from_pretrained`](Self::from_pretrained). Weights are constants; what trains are the
+/// active subspaces of its [`LoraLinear`] layers.
+#[derive(Module, Debug)]
+pub struct T5ForConditionalGeneration {
+    /// Embedding of both stacks, `[vocabulary, d_model]`.
+    pub(super) shared: Param<Tensor<2>>,
+    pub(super) encoder: T5Stack,
+    pub(super) decoder: T5Stack,
+    /// Untied head `[vocabulary, d_model]`; the embedding serves as head without it.
+    pub(super) lm_head: Option<Param<Tensor<2>>>,
+    #[module(skip)]
+    pub(super) config: T5Config,
+}
+
+impl T5ForConditionalGeneration {
+    /// The resolved configuration.
+    pub fn config(&self) -> &T5Config {
+        &self.config
+    }
+
+    /// Changes the dropout probability of the backbone (not of its subspaces).
+    pub fn set_dropout(&mut self, probability: f64) {
+        self.config.dropout = probability;
+        for stack in [&mut self.encoder, &mut self.decoder] {
+            stack.dropout = probability;
+            for block in &mut stack.blocks {
+                block.dropout = probability;
+                block.self_attention.dropout = probability;
+                block.feed_forward.dropout = probability;
+                if let Some(cross) = &mut block.cross {
+                    cross.attention.dropout = probability;
+                }
+            }
+        }
+    }
+
+    /// Embeds ids, `[rows * length]` row-major, as `[rows, length, d_model]`.
+    pub(super) fn embed(&self, ids: &[i64], rows: usize, context: &ForwardContext) -> Tensor<3> {
+        let shared = context.value(&self.shared);
+        let device = shared.device().without_autodiff();
+        let length = ids.len() / rows;
+        let index =
+            Tensor::<1, Int>::from_data(TensorData::new(ids.to_vec(), [ids.len()]), &device);
+        shared
+            .select(0, index)
+            .reshape([rows, length, self.config.d_model])
+    }
+
+    /// Runs the encoder on a batch's source.
+    pub(super) fn run_encoder(
+        &self,
+        batch: &TokenBatch,
+        keep_hidden: bool,
+        context: &ForwardContext,
+    ) -> (StackOutput, Tensor<4>) {
+        let length = batch.source_len();
+        let x = self.embed(batch.input_ids(), batch.rows(), context);
+        let mask = padding_bias(batch.attention_mask(), batch.rows(), &self.device());
+        let positions = self
+            .encoder
+            .position_bias
+            .forward(0, length, length, context);
+        let output = self.encoder.forward(
+            x,
+            positions + mask.clone(),
+            None,
+            None,
+            keep_hidden,
+            context,
+        );
+        (output, mask)
+    }
+
+    /// Encoder output after the final norm, as memory for the decoder.
+    pub(super) fn encode(&self, batch: &TokenBatch, context: &ForwardContext) -> EncoderMemory {
+        let (output, mask) = self.run_encoder(batch, false, context);
+        let encoded = self.encoder.finish(output.last, context);
+        self.decoder.encoder_memory(&encoded, mask, context)
+    }
+
+    /// Runs the decoder on `ids: [rows, length]` from position 0.
+    pub(super) fn run_decoder(
+        &self,
+        ids: &[i64],
+        rows: usize,
+        memory: &EncoderMemory,
+        keep_hidden: bool,
+        context: &ForwardContext,
+    ) -> StackOutput {
+        let length = ids.len() / rows;
+        let x = self.embed(ids, rows, context);
+        let bias = self
+            .decoder
+            .position_bias
+            .forward(0, length, length, context)
+            + causal_bias(0, length, &self.device());
+        self.decoder
+            .forward(x, bias, None, Some(memory), keep_hidden, context)
+    }
+
+    /// Logits of decoder outputs `[.., d_model]` after the final norm.
+    pub(super) fn head<const D: usize>(&self, x: Tensor<D>, context: &ForwardContext) -> Tensor<D> {
+        self.unscaled_head(x.mul_scalar(self.config.head_scale), context)
+    }
+
+    /// The head without v1.0's factor `d_model^-0.5`.
+    pub(super) fn unscaled_head<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        context: &ForwardContext,
+    ) -> Tensor<D> {
+        let head = self.lm_head.as_ref().unwrap_or(&self.shared);
+        linear(x, context.value(head).transpose(), None)
+    }
+
+    /// Decoder inputs: labels shifted right behind the start token, ignored labels fed as padding.
+    pub(super) fn shift_right(&self, batch: &TokenBatch) -> Vec<i64> {
+        (0..batch.rows())
+            .flat_map(|row| {
+                let labels = batch.row_labels(row);
+                let shifted = labels[..labels.len() - 1].iter().map(|label| match *label {
+                    IGNORED_LABEL => self.config.pad,
+                    id => id,
+                });
+                std::iter::once(self.config.decoder_start).chain(shifted)
+            })
+            .collect()
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = &T5Block> {
+        self.encoder.blocks.iter().chain(&self.decoder.blocks)
+    }
+
+    /// Every parameter of the backbone under its Hugging Face name, in PyTorch's orientation,
+    /// without subspaces.
+    pub fn named_parameters(&self) -> Vec<NamedTensor> {
+        fn entry<const D: usize>(name: String, tensor: Tensor<D>) -> NamedTensor {
+            let tensor = tensor.without_autodiff();
+            let shape = tensor.dims().to_vec();
+            NamedTensor {
+                name,
+                shape,
+                values: tensor.into_data().iter::<f32>().collect(),
+            }
+        }
+        let mut parameters = vec![entry("shared.weight".into(), self.shared.val())];
+        for block in self.blocks() {
+            block.visit_linears(&mut |layer| {
+                let name = format!("{}.weight", layer.name());
+                parameters.push(entry(name, layer.weight.val().transpose()));
+            });
+            for norm in block.norms() {
+                parameters.push(entry(norm.name.clone(), norm.weight.val()));
+            }
+        }
+        for stack in [&self.encoder, &self.decoder] {
+            let (bias, norm) = (&stack.position_bias, &stack.final_norm);
+            parameters.push(entry(bias.name.clone(), bias.weight.val()));
+            parameters.push(entry(norm.name.clone(), norm.weight.val()));
+        }
+        if let Some(head) = &self.lm_head {
+            parameters.push(entry("lm_head.weight".into(), head.val()));
+        }
+        parameters
+    }
+}
+
+impl AdapterHost for T5ForConditionalGeneration {
+    fn visit_linears(&self, visit: &mut dyn FnMut(&LoraLinear)) {
+        for block in self.blocks() {
+            block.visit_linears(visit);
+        }
+    }
+
+    fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut LoraLinear)) {
+        for block in self
+            .encoder
+            .blocks
+            .iter_mut()
+            .chain(&mut self.decoder.blocks)
+        {
+            block.visit_linears_mut(visit);
+        }
+    }
+}
+
+impl Backbone for T5ForConditionalGeneration {
+    fn logits(&self, batch: &TokenBatch, context: &ForwardContext) -> Tensor<3> {
+        let memory = self.encode(batch, context);
+        let ids = self.shift_right(batch);
+        let output = self.run_decoder(&ids, batch.rows(), &memory, false, context);
+        self.head(self.decoder.finish(output.last, context), context)
+    }
+
+    fn aligned_labels<'a>(&self, batch: &'a TokenBatch) -> Cow<'a, [i64]> {
+        Cow::Borrowed(batch.labels())
+    }
+
+    fn generate(
+        &self,
+        batch: &TokenBatch,
+        config: &GenerationConfig,
+        context: &ForwardContext,
+    ) -> Vec<Vec<u32>> {
+        self.generate_greedy(batch, config, context)
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocabulary
+    }
+
+    fn device(&self) -> Device {
+        self.shared.val().device().without_autodiff()
+    }
+
+    fn peft_task_type(&self) -> &'static str {
+        "SEQ_2_SEQ_LM"
+    }
+}

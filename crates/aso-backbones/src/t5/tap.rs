@@ -1,0 +1,329 @@
+//! Tapping T5's blocks.
+
+use aso_lora::{AdapterScope, ForwardContext};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::attention::{KeyValue, repeat_rows};
+use super::model::T5ForConditionalGeneration;
+use super::stack::{EncoderMemory, StackOutput};
+use crate::{Backbone, BackboneError, BlockTaps, TapPoint, TokenBatch};
+
+/// What a traced pass of T5 keeps.
+#[derive(Debug)]
+pub struct T5Trace {
+    context: ForwardContext,
+    /// Token whose probability is read, one per row.
+    targets: Vec<i64>,
+    point: Traced,
+}
+
+#[derive(Debug)]
+enum Traced {
+    Answer {
+        /// Block outputs at the answer position, `[rows, 1, d_model]`.
+        hidden: Vec<Tensor<3>>,
+        /// Keys and values of every decoder position, and which of them precede the answer
+        /// position; absent when none does.
+        prefix: Option<(Vec<KeyValue>, Tensor<4>)>,
+        own_bias: Tensor<4>,
+        memory: EncoderMemory,
+    },
+    Encoder {
+        hidden: Vec<Tensor<3>>,
+        /// Self-attention bias `[rows, heads, S, S]`.
+        bias: Tensor<4>,
+        mask: Tensor<4>,
+        decoder_ids: Vec<i64>,
+        positions: Vec<i64>,
+    },
+    EncoderReadout {
+        hidden: Vec<Tensor<3>>,
+        bias: Tensor<4>,
+        position: usize,
+    },
+}
+
+impl T5ForConditionalGeneration {
+    /// Answer position and token of every row.
+    fn answers(batch: &TokenBatch, point: &'static str) -> Result<Vec<(i64, i64)>, BackboneError> {
+        (0..batch.rows())
+            .map(|row| {
+                batch
+                    .first_label(row)
+                    .map(|(at, token)| (at as i64, token))
+                    .ok_or_else(|| {
+                        let reason = format!("row {row} has no label that counts");
+                        BackboneError::Tap { point, reason }
+                    })
+            })
+            .collect()
+    }
+
+    fn trace_answer(
+        &self,
+        batch: &TokenBatch,
+        context: &ForwardContext,
+    ) -> Result<(Traced, Vec<i64>), BackboneError> {
+        let (positions, targets): (Vec<_>, Vec<_>) =
+            Self::answers(batch, "answer position")?.into_iter().unzip();
+        let memory = self.encode(batch, context);
+        let (rows, width) = (batch.rows(), batch.target_len());
+        // Later positions cannot reach back: only the inputs up to the last answer position run.
+        let length = positions.iter().max().map_or(1, |last| *last as usize + 1);
+        let ids = leading_columns(&self.shift_right(batch), width, length);
+        let StackOutput {
+            hidden,
+            memory: key_value,
+            ..
+        } = self.run_decoder(&ids, rows, &memory, true, context);
+        let hidden = hidden
+            .into_iter()
+            .map(|h| pick_position(h, &positions))
+            .collect();
+        let position_bias = self
+            .decoder
+            .position_bias
+            .forward(0, length, length, context);
+        let heads = self.config.heads;
+        let own_bias = position_bias.clone().narrow(2, 0, 1).narrow(3, 0, 1);
+        let prefix = (length > 1).then(|| {
+            // Row b: the bias of a query at its own position, keys from there on masked.
+            let device = self.device();
+            let index = Tensor::<1, Int>::from_ints(positions.as_slice(), &device);
+            let bias = position_bias
+                .reshape([heads, length, length])
+                .select(1, index)
+                .swap_dims(0, 1)
+                .reshape([rows, heads, 1, length]);
+            let mask: Vec<f32> = positions
+                .iter()
+                .flat_map(|at| {
+                    (0..length as i64).map(move |key| if key < *at { 0.0 } else { f32::MIN })
+                })
+                .collect();
+            let mask = Tensor::<4>::from_data(TensorData::new(mask, [rows, 1, 1, length]), &device);
+            (key_value, bias + mask)
+        });
+        Ok((
+            Traced::Answer {
+                hidden,
+                prefix,
+                own_bias,
+                memory,
+            },
+            targets,
+        ))
+    }
+
+    fn trace_encoder(
+        &self,
+        batch: &TokenBatch,
+        context: &ForwardContext,
+    ) -> Result<(Traced, Vec<i64>), BackboneError> {
+        let (positions, targets): (Vec<_>, Vec<_>) =
+            Self::answers(batch, "encoder blocks")?.into_iter().unzip();
+        let (output, mask) = self.run_encoder(batch, true, context);
+        let length = positions.iter().max().map_or(1, |last| *last as usize + 1);
+        let decoder_ids = leading_columns(&self.shift_right(batch), batch.target_len(), length);
+        let traced = Traced::Encoder {
+            hidden: output.hidden,
+            bias: self.encoder_bias(batch.source_len(), &mask, context),
+            mask,
+            decoder_ids,
+            positions,
+        };
+        Ok((traced, targets))
+    }
+
+    fn trace_readout(
+        &self,
+        batch: &TokenBatch,
+        context: &ForwardContext,
+    ) -> Result<(Traced, Vec<i64>), BackboneError> {
+        let Some(position) = batch.source_len().checked_sub(2) else {
+            let reason = "position S - 2 needs sources of at least 2 tokens".to_owned();
+            return Err(BackboneError::Tap {
+                point: "encoder readout",
+                reason,
+            });
+        };
+        let (output, mask) = self.run_encoder(batch, true, context);
+        let targets = vec![batch.input_ids()[position]; batch.rows()];
+        let bias = self.encoder_bias(batch.source_len(), &mask, context);
+        Ok((
+            Traced::EncoderReadout {
+                hidden: output.hidden,
+                bias,
+                position,
+            },
+            targets,
+        ))
+    }
+
+    fn encoder_bias(&self, length: usize, mask: &Tensor<4>, context: &ForwardContext) -> Tensor<4> {
+        self.encoder
+            .position_bias
+            .forward(0, length, length, context)
+            + mask.clone()
+    }
+
+    /// Probability of the target of each row under logits `[rows, variants, vocabulary]`.
+    fn target_probability(&self, logits: Tensor<3>, targets: &[i64]) -> Tensor<2> {
+        let [rows, variants, _] = logits.dims();
+        let index: Vec<i64> = targets
+            .iter()
+            .flat_map(|target| std::iter::repeat_n(*target, variants))
+            .collect();
+        let index = Tensor::<3, Int>::from_data(
+            TensorData::new(index, [rows, variants, 1]),
+            &self.device(),
+        );
+        softmax(logits, 2)
+            .gather(2, index)
+            .reshape([rows, variants])
+    }
+}
+
+impl BlockTaps for T5ForConditionalGeneration {
+    type Trace = T5Trace;
+
+    fn tapped_blocks(&self, point: TapPoint) -> usize {
+        match point {
+            TapPoint::Answer => self.decoder.blocks.len(),
+            TapPoint::Encoder | TapPoint::EncoderReadout => self.encoder.blocks.len(),
+        }
+    }
+
+    fn trace(
+        &self,
+        batch: &TokenBatch,
+        point: TapPoint,
+        scope: AdapterScope,
+    ) -> Result<T5Trace, BackboneError> {
+        let context = ForwardContext::inference().with_scope(scope);
+        let (point, targets) = match point {
+            TapPoint::Answer => self.trace_answer(batch, &context)?,
+            TapPoint::Encoder => self.trace_encoder(batch, &context)?,
+            TapPoint::EncoderReadout => self.trace_readout(batch, &context)?,
+        };
+        Ok(T5Trace {
+            context,
+            targets,
+            point,
+        })
+    }
+
+    fn hidden(&self, trace: &T5Trace, block: usize) -> Tensor<3> {
+        match &trace.point {
+            Traced::Answer { hidden, .. } | Traced::Encoder { hidden, .. } => hidden[block].clone(),
+            Traced::EncoderReadout {
+                hidden, position, ..
+            } => hidden[block].clone().narrow(1, *position, 1),
+        }
+    }
+
+    fn probability(&self, trace: &T5Trace, block: usize, patched: Tensor<4>) -> Tensor<2> {
+        let context = &trace.context;
+        let [rows, variants, positions, width] = patched.dims();
+        let logits = match &trace.point {
+            Traced::Answer {
+                prefix,
+                own_bias,
+                memory,
+                ..
+            } => {
+                let mut x = patched.reshape([rows, variants, width]);
+                for (at, layer) in self.decoder.blocks.iter().enumerate().skip(block + 1) {
+                    let prefix = prefix.as_ref().map(|(kv, bias)| (&kv[at], bias.clone()));
+                    let own_bias = own_bias.clone();
+                    x = layer.forward_alternatives(x, prefix, own_bias, memory.block(at), context);
+                }
+                self.head(self.decoder.finish(x, context), context)
+            }
+            Traced::Encoder {
+                bias,
+                mask,
+                decoder_ids,
+                positions: answers,
+                ..
+            } => {
+                let mut x = patched.reshape([rows * variants, positions, width]);
+                let bias = repeat_rows(bias.clone(), variants);
+                for layer in self.encoder.blocks.iter().skip(block + 1) {
+                    (x, _) = layer.forward(x, bias.clone(), None, None, context);
+                }
+                let encoded = self.encoder.finish(x, context);
+                let mask = repeat_rows(mask.clone(), variants);
+                let memory = self.decoder.encoder_memory(&encoded, mask, context);
+                let length = decoder_ids.len() / rows;
+                let ids: Vec<i64> = decoder_ids
+                    .chunks(length)
+                    .flat_map(|row| row.repeat(variants))
+                    .collect();
+                let output = self.run_decoder(&ids, rows * variants, &memory, false, context);
+                let answers: Vec<i64> = answers
+                    .iter()
+                    .flat_map(|at| std::iter::repeat_n(*at, variants))
+                    .collect();
+                let last = pick_position(output.last, &answers);
+                self.head(self.decoder.finish(last, context), context)
+            }
+            Traced::EncoderReadout {
+                hidden,
+                bias,
+                position,
+            } => {
+                let x = patched.reshape([rows * variants, 1, width]);
+                let last = self.encoder.blocks.len() - 1;
+                let at = if block == last {
+                    x
+                } else {
+                    let rest = repeat_rows(hidden[block].clone(), variants);
+                    let length = rest.dims()[1];
+                    let after = position + 1;
+                    let mut x = Tensor::cat(
+                        vec![
+                            rest.clone().narrow(1, 0, *position),
+                            x,
+                            rest.narrow(1, after, length - after),
+                        ],
+                        1,
+                    );
+                    let bias = repeat_rows(bias.clone(), variants);
+                    for layer in &self.encoder.blocks[block + 1..last] {
+                        (x, _) = layer.forward(x, bias.clone(), None, None, context);
+                    }
+                    self.encoder.blocks[last].forward_at(x, *position, bias, context)
+                };
+                self.unscaled_head(self.encoder.finish(at, context), context)
+            }
+        };
+        let vocabulary = self.vocabulary();
+        self.target_probability(logits.reshape([rows, variants, vocabulary]), &trace.targets)
+    }
+}
+
+/// The first `keep` columns of a row-major `[rows, width]` array.
+fn leading_columns(values: &[i64], width: usize, keep: usize) -> Vec<i64> {
+    values
+        .chunks(width)
+        .flat_map(|row| &row[..keep])
+        .copied()
+        .collect()
+}
+
+/// Row b's position `positions[b]` of `x: [rows, length, width]`, as `[rows, 1, width]`.
+fn pick_position(x: Tensor<3>, positions: &[i64]) -> Tensor<3> {
+    let [rows, length, width] = x.dims();
+    let index: Vec<i64> = positions
+        .iter()
+        .enumerate()
+        .map(|(row, at)| (row * length) as i64 + at)
+        .collect();
+    let device = x.device().without_autodiff();
+    let index = Tensor::<1, Int>::from_ints(index.as_slice(), &device);
+    x.reshape([rows * length, width])
+        .select(0, index)
+        .reshape([rows, 1, width])
+}

@@ -1,0 +1,59 @@
+//! Reading and patching block outputs.
+
+use aso_lora::AdapterScope;
+use burn::tensor::Tensor;
+
+use crate::{BackboneError, TokenBatch};
+
+/// Which blocks are tapped, at which positions, and which probability is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TapPoint {
+    /// The blocks that produce the answer (T5: decoder; causal: all), at the position that predicts the
+    /// row's first label; the model's own next-token probability of that label (method.md 3.2).
+    Answer,
+    /// Encoder blocks, all positions at once; the same probability as [`Answer`](Self::Answer).
+    Encoder,
+    /// Encoder blocks at position S - 2 of the padded length S; probability of token
+    /// `input_ids[0][S - 2]` under the LM head on the encoder's own output (method.md 3.1, what the
+    /// released code computes).
+    EncoderReadout,
+}
+
+/// A model whose blocks can be read and patched: all that attribution knows of a model.
+///
+/// Use: [`trace`](Self::trace) runs the model once; then for any block,
+/// [`probability`](Self::probability) continues from patched outputs of that block. Everything that the
+/// patch cannot change is computed in the trace, once.
+pub trait BlockTaps {
+    /// What one traced forward pass keeps.
+    type Trace;
+
+    /// Number of tapped blocks, numbered from 0.
+    fn tapped_blocks(&self, point: TapPoint) -> usize;
+
+    /// Runs the model without dropout and without a graph, keeping what continuing needs.
+    ///
+    /// Every row must have a label ([`TokenBatch::first_label`]) unless the point is
+    /// [`TapPoint::EncoderReadout`].
+    ///
+    /// # Errors
+    /// [`BackboneError::Tap`] if the batch or the model does not support the point.
+    fn trace(
+        &self,
+        batch: &TokenBatch,
+        point: TapPoint,
+        scope: AdapterScope,
+    ) -> Result<Self::Trace, BackboneError>;
+
+    /// Output of a tapped block (the residual stream after all its sublayers) at the tapped positions,
+    /// `[rows, positions, d_model]`, outside autodiff.
+    fn hidden(&self, trace: &Self::Trace, block: usize) -> Tensor<3>;
+
+    /// Probability of each row's target token when the tapped positions of the block's output are
+    /// replaced; differentiable in `patched`, everything else is constant.
+    ///
+    /// # Shapes
+    /// - patched: `[rows, variants, positions, d_model]`
+    /// - output: `[rows, variants]`
+    fn probability(&self, trace: &Self::Trace, block: usize, patched: Tensor<4>) -> Tensor<2>;
+}

@@ -1,0 +1,412 @@
+//! A linear layer with a stack of frozen subspaces and one active subspace.
+
+use burn::module::{Module, Param, ParamId};
+use burn::nn::Linear;
+use burn::tensor::module::linear;
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::dropout::site;
+use crate::peft::LoraWeights;
+use crate::{AdapterScope, ForwardContext, LoraConfig};
+
+/// One trainable low-rank pair, in PEFT's orientation.
+///
+/// `delta(x) = s * B A x`, `A: [r, d_in]`, `B: [d_out, r]`.
+#[derive(Module, Debug)]
+pub struct Subspace {
+    /// `A`, shape `[r, d_in]`.
+    pub a: Param<Tensor<2>>,
+    /// `B`, shape `[d_out, r]`.
+    pub b: Param<Tensor<2>>,
+    /// `s = alpha / r` (or `alpha / sqrt(r)` for a rank-stabilised PEFT adapter).
+    #[module(skip)]
+    pub scaling: f64,
+    /// Dropout probability on the input of this subspace.
+    #[module(skip)]
+    pub dropout: f64,
+}
+
+impl Subspace {
+    /// A fresh subspace: `A ~ U(-1/sqrt(d_in), 1/sqrt(d_in))` (Kaiming-uniform with a = sqrt 5, as in
+    /// PEFT), `B = 0`.
+    ///
+    /// `A` is a function of `(seed, task, module)` alone.
+    fn init(
+        config: &LoraConfig,
+        [d_in, d_out]: [usize; 2],
+        (seed, task, module): (u64, u64, &str),
+        device: &Device,
+    ) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(site(module) ^ task.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let bound = 1.0 / (d_in as f32).sqrt();
+        let a = (0..config.rank * d_in)
+            .map(|_| rng.random_range(-bound..bound))
+            .collect();
+        let weights = LoraWeights {
+            a,
+            b: vec![0.0; d_out * config.rank],
+            rank: config.rank,
+            d_in,
+            d_out,
+            scaling: config.scaling(),
+        };
+        Self::from_weights(&weights, config.dropout, module, device)
+    }
+
+    /// A trainable subspace with the given values.
+    fn from_weights(weights: &LoraWeights, dropout: f64, module: &str, device: &Device) -> Self {
+        let (a, b) = weights.tensors(device);
+        // Ids are functions of the name: an optimizer state saved by one process fits the next.
+        let id = |half: &str| ParamId::from(site(&format!("{module}.{half}")));
+        Self {
+            a: Param::initialized(id("lora_A"), a.autodiff().require_grad()),
+            b: Param::initialized(id("lora_B"), b.autodiff().require_grad()),
+            scaling: weights.scaling,
+            dropout,
+        }
+    }
+
+    /// Rank r.
+    pub fn rank(&self) -> usize {
+        self.a.val().dims()[0]
+    }
+
+    /// Host copy of the values.
+    pub fn to_weights(&self) -> LoraWeights {
+        let (a, b) = (
+            self.a.val().without_autodiff(),
+            self.b.val().without_autodiff(),
+        );
+        LoraWeights::from_tensors(a, b, self.scaling)
+    }
+
+    /// `s * B A x` for `x: [.., d_in]`, result `[.., d_out]`.
+    fn forward<const D: usize>(&self, x: Tensor<D>, context: &ForwardContext) -> Tensor<D> {
+        let a = context.value(&self.a);
+        let b = context.value(&self.b);
+        let hidden = linear(x, a.transpose(), None);
+        linear(hidden.mul_scalar(self.scaling), b.transpose(), None)
+    }
+}
+
+/// The subspaces of all past tasks of one layer, kept as one wide pair.
+///
+/// `past(x) = B diag(s) A x` with `A: [R, d_in]`, `B: [d_out, R]`, `R = sum of ranks`, equals
+/// `sum_k s_k B_k A_k x`. The rows of `A` are also what the orthogonality penalties compare with.
+#[derive(Module, Debug)]
+pub struct FrozenStack {
+    a: Tensor<2>,
+    b: Tensor<2>,
+    scale: Tensor<1>,
+    #[module(skip)]
+    ranks: Vec<usize>,
+    #[module(skip)]
+    scalings: Vec<f64>,
+}
+
+impl FrozenStack {
+    fn new(weights: &LoraWeights, device: &Device) -> Self {
+        let (a, b) = weights.tensors(device);
+        Self {
+            scale: Tensor::full([weights.rank], weights.scaling, &a.device()),
+            a,
+            b,
+            ranks: vec![weights.rank],
+            scalings: vec![weights.scaling],
+        }
+    }
+
+    fn push(&mut self, weights: &LoraWeights) {
+        let next = Self::new(weights, &self.a.device());
+        self.a = Tensor::cat(vec![self.a.clone(), next.a], 0);
+        self.b = Tensor::cat(vec![self.b.clone(), next.b], 1);
+        self.scale = Tensor::cat(vec![self.scale.clone(), next.scale], 0);
+        self.ranks.push(weights.rank);
+        self.scalings.push(weights.scaling);
+    }
+
+    /// Rows of every frozen `A`, oldest first: `[R, d_in]`.
+    pub fn a(&self) -> Tensor<2> {
+        self.a.clone()
+    }
+
+    /// Rank of each subspace, oldest first; their sum is R.
+    pub fn ranks(&self) -> &[usize] {
+        &self.ranks
+    }
+
+    /// Host copy of subspace `k`, or `None` if there is none.
+    pub fn subspace(&self, k: usize) -> Option<LoraWeights> {
+        let (start, rank) = self.rows(k)?;
+        let a = self.a.clone().narrow(0, start, rank);
+        let b = self.b.clone().narrow(1, start, rank);
+        Some(LoraWeights::from_tensors(a, b, self.scalings[k]))
+    }
+
+    fn rows(&self, k: usize) -> Option<(usize, usize)> {
+        let rank = *self.ranks.get(k)?;
+        Some((self.ranks[..k].iter().sum(), rank))
+    }
+
+    fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let hidden = linear(x, self.a.clone().transpose(), None) * self.scale.clone().unsqueeze();
+        linear(hidden, self.b.clone().transpose(), None)
+    }
+
+    /// The part of subspace `k` alone; `None` if there is none.
+    fn forward_one<const D: usize>(&self, x: Tensor<D>, k: usize) -> Option<Tensor<D>> {
+        let (start, rank) = self.rows(k)?;
+        let a = self.a.clone().narrow(0, start, rank);
+        let b = self.b.clone().narrow(1, start, rank);
+        let hidden = linear(x, a.transpose(), None).mul_scalar(self.scalings[k]);
+        Some(linear(hidden, b.transpose(), None))
+    }
+
+    /// `(B diag(s) A)^T`, shape `[d_in, d_out]`, the layout of Burn's weights.
+    fn delta(&self) -> Tensor<2> {
+        let scaled = self.a.clone() * self.scale.clone().unsqueeze_dim(1);
+        scaled.transpose().matmul(self.b.clone().transpose())
+    }
+}
+
+/// A frozen linear layer that past and present tasks adapt.
+///
+/// `y = W x + bias + sum_{k<t} s_k B_k A_k x + s_t B_t A_t dropout(x)`
+///
+/// Without subspaces it is a plain linear layer. Which subspaces take part, and whether dropout and
+/// gradient tracking are on, is decided per forward pass by a [`ForwardContext`].
+#[derive(Module, Debug)]
+pub struct LoraLinear {
+    /// `W` in Burn's layout, `[d_in, d_out]` (the transpose of PyTorch's).
+    pub weight: Param<Tensor<2>>,
+    /// Bias `[d_out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    frozen: Option<FrozenStack>,
+    folded: Option<Tensor<2>>,
+    active: Option<Subspace>,
+    #[module(skip)]
+    name: String,
+    #[module(skip)]
+    active_site: u64,
+    #[module(skip)]
+    frozen_site: u64,
+}
+
+impl LoraLinear {
+    /// Wraps a base weight `[d_in, d_out]`. `name` is the layer's name in the checkpoint, such as
+    /// `encoder.block.0.layer.0.SelfAttention.q`; PEFT files and dropout masks are keyed by it.
+    pub fn new(name: impl Into<String>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        let name = name.into();
+        Self {
+            weight: Param::initialized(ParamId::from(site(&name)), weight),
+            bias: bias
+                .map(|bias| Param::initialized(ParamId::from(site(&format!("{name}.bias"))), bias)),
+            frozen: None,
+            folded: None,
+            active: None,
+            active_site: site(&format!("{name}.lora_dropout")),
+            frozen_site: site(&format!("{name}.frozen_dropout")),
+            name,
+        }
+    }
+
+    /// Wraps a layer of an existing Burn model; its weight becomes a constant.
+    pub fn from_linear(name: impl Into<String>, layer: Linear) -> Self {
+        let bias = layer.bias.map(|bias| bias.val().without_autodiff());
+        Self::new(name, layer.weight.val().without_autodiff(), bias)
+    }
+
+    /// The layer's name in the checkpoint.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `[d_in, d_out]`.
+    pub fn dims(&self) -> [usize; 2] {
+        self.weight.val().dims()
+    }
+
+    /// The subspaces of past tasks.
+    pub fn frozen(&self) -> Option<&FrozenStack> {
+        self.frozen.as_ref()
+    }
+
+    /// The subspace in training.
+    pub fn active(&self) -> Option<&Subspace> {
+        self.active.as_ref()
+    }
+
+    /// The subspace in training, for an optimizer to update.
+    pub fn active_mut(&mut self) -> Option<&mut Subspace> {
+        self.active.as_mut()
+    }
+
+    /// Applies the layer to `x`.
+    ///
+    /// # Shapes
+    /// - x: `[.., d_in]`
+    /// - output: `[.., d_out]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &ForwardContext) -> Tensor<D> {
+        let mut y = self.forward_past(x.clone(), context);
+        if let (Some(active), AdapterScope::All | AdapterScope::WithoutFrozen(_)) =
+            (&self.active, context.scope)
+        {
+            let x = context.dropout(x, active.dropout, self.active_site);
+            y = y + active.forward(x, context);
+        }
+        y
+    }
+
+    /// Base and frozen subspaces.
+    fn forward_past<const D: usize>(&self, x: Tensor<D>, context: &ForwardContext) -> Tensor<D> {
+        let bias = self.bias.as_ref().map(|bias| context.value(bias));
+        let base = |x: Tensor<D>, weight| linear(x, weight, bias);
+        let Some(frozen) = &self.frozen else {
+            return base(x, context.value(&self.weight));
+        };
+        let excluded = match context.scope {
+            AdapterScope::Base => return base(x, context.value(&self.weight)),
+            AdapterScope::WithoutFrozen(k) => frozen.forward_one(x.clone(), k),
+            AdapterScope::All | AdapterScope::WithoutActive => None,
+        };
+        let dropped = context.drop_frozen_input && context.dropout.is_some();
+        let y = match &self.folded {
+            Some(folded) if !dropped => base(x, folded.clone()),
+            _ => {
+                let y = base(x.clone(), context.value(&self.weight));
+                let p = self.active.as_ref().map_or(0.0, |active| active.dropout);
+                let x = if dropped {
+                    context.dropout(x, p, self.frozen_site)
+                } else {
+                    x
+                };
+                y + frozen.forward(x)
+            }
+        };
+        match excluded {
+            Some(excluded) => y - excluded,
+            None => y,
+        }
+    }
+
+    /// Starts a fresh subspace (see [`Subspace`]); an active one is replaced.
+    pub fn start_subspace(&mut self, config: &LoraConfig, seed: u64, task: u64) {
+        let device = self.weight.val().device().without_autodiff();
+        let key = (seed, task, self.name.as_str());
+        self.active = Some(Subspace::init(config, self.dims(), key, &device));
+    }
+
+    /// Installs given values as the active subspace.
+    ///
+    /// # Panics
+    /// Panics if the shapes do not fit the layer; [`AdapterHost`](crate::AdapterHost) checks them first.
+    pub fn set_active(&mut self, weights: &LoraWeights, dropout: f64) {
+        assert_eq!(
+            [weights.d_in, weights.d_out],
+            self.dims(),
+            "subspace of `{}`",
+            self.name
+        );
+        let device = self.weight.val().device().without_autodiff();
+        self.active = Some(Subspace::from_weights(
+            weights, dropout, &self.name, &device,
+        ));
+    }
+
+    /// Appends given values to the frozen stack. A folded weight is dropped: call
+    /// [`fold`](Self::fold) again.
+    ///
+    /// # Panics
+    /// Panics if the shapes do not fit the layer.
+    pub fn push_frozen(&mut self, weights: &LoraWeights) {
+        assert_eq!(
+            [weights.d_in, weights.d_out],
+            self.dims(),
+            "subspace of `{}`",
+            self.name
+        );
+        let device = self.weight.val().device().without_autodiff();
+        match &mut self.frozen {
+            Some(stack) => stack.push(weights),
+            None => self.frozen = Some(FrozenStack::new(weights, &device)),
+        }
+        self.folded = None;
+    }
+
+    /// Ends a task: the active subspace joins the frozen stack.
+    pub fn freeze_active(&mut self) {
+        if let Some(active) = self.active.take() {
+            self.push_frozen(&active.to_weights());
+        }
+    }
+
+    /// Removes the active subspace without keeping it.
+    pub fn discard_active(&mut self) {
+        self.active = None;
+    }
+
+    /// Folds the frozen stack into a copy of the base weight, `W + (sum_k s_k B_k A_k)^T`.
+    ///
+    /// Always computed from the base weight and the whole stack, so that the result does not depend on
+    /// the history of calls: a resumed run gets the same bits.
+    pub fn fold(&mut self) {
+        self.folded = self
+            .frozen
+            .as_ref()
+            .map(|stack| self.weight.val().without_autodiff() + stack.delta());
+    }
+
+    /// Drops the folded weight: the stack runs next to the base weight again.
+    pub fn unfold(&mut self) {
+        self.folded = None;
+    }
+
+    /// The layer with every subspace added to its weight.
+    pub fn merge(&self) -> Linear {
+        let mut merged = self.clone();
+        merged.freeze_active();
+        merged.fold();
+        let weight = merged
+            .folded
+            .unwrap_or_else(|| merged.weight.val().without_autodiff());
+        Linear {
+            weight: Param::from_tensor(weight),
+            bias: self.bias.clone(),
+        }
+    }
+}
+
+impl LoraWeights {
+    /// `(A, B)` on `device`, outside autodiff.
+    fn tensors(&self, device: &Device) -> (Tensor<2>, Tensor<2>) {
+        let device = device.clone().without_autodiff();
+        (
+            Tensor::from_data(
+                TensorData::new(self.a.clone(), [self.rank, self.d_in]),
+                &device,
+            ),
+            Tensor::from_data(
+                TensorData::new(self.b.clone(), [self.d_out, self.rank]),
+                &device,
+            ),
+        )
+    }
+
+    /// Host copy of `A: [r, d_in]`, `B: [d_out, r]`.
+    fn from_tensors(a: Tensor<2>, b: Tensor<2>, scaling: f64) -> Self {
+        let [rank, d_in] = a.dims();
+        let [d_out, _] = b.dims();
+        let host = |tensor: Tensor<2>| tensor.into_data().iter::<f32>().collect();
+        Self {
+            a: host(a),
+            b: host(b),
+            rank,
+            d_in,
+            d_out,
+            scaling,
+        }
+    }
+}

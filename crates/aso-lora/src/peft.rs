@@ -1,0 +1,487 @@
+//! Adapter directories as Hugging Face PEFT writes and reads them.
+//!
+//! A directory holds `adapter_config.json`, `adapter_model.safetensors` and, when this project wrote
+//! it, the sidecar [`SIDECAR_FILE`] that says which task it belongs to. PEFT ignores the sidecar.
+//! Tensor names are `base_model.model.<module>.lora_A.weight` `[r, d_in]` and `.lora_B.weight`
+//! `[d_out, r]`.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+
+use crate::{LoraConfig, LoraError, TargetModules};
+
+/// PEFT's configuration file.
+pub const CONFIG_FILE: &str = "adapter_config.json";
+/// PEFT's weight file.
+pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// This project's sidecar.
+pub const SIDECAR_FILE: &str = "aso_subspace.json";
+
+const PREFIX: &str = "base_model.model.";
+
+/// Values of one low-rank pair on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraWeights {
+    /// `A`, row-major `[rank, d_in]`.
+    pub a: Vec<f32>,
+    /// `B`, row-major `[d_out, rank]`.
+    pub b: Vec<f32>,
+    /// Rank r.
+    pub rank: usize,
+    /// Input features.
+    pub d_in: usize,
+    /// Output features.
+    pub d_out: usize,
+    /// Factor of `B A`.
+    pub scaling: f64,
+}
+
+/// How the adapters of a run relate to one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdapterKind {
+    /// One member of a sum: the model after task t is the base plus the subspaces of tasks 1..t.
+    Subspace,
+    /// The whole adaptation after a task: a later snapshot replaces an earlier one.
+    Snapshot,
+}
+
+/// What this project adds to a PEFT directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sidecar {
+    /// Version of this file's layout, 1.
+    pub format: u32,
+    /// Name of the task.
+    pub task: String,
+    /// 0-based position of the task in its stream.
+    pub order: usize,
+    /// Whether adapters add up or replace one another.
+    pub kind: AdapterKind,
+    /// Fingerprint of the base model's weights, `sha256:<hex>`.
+    pub base_model_fingerprint: String,
+}
+
+/// The part of `adapter_config.json` that decides the mathematics.
+///
+/// Unknown keys are ignored, as PEFT does, except those that would change the result
+/// ([`LoraError::Unsupported`]).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeftConfig {
+    /// Alpha per module, by name pattern.
+    pub alpha_pattern: BTreeMap<String, f64>,
+    /// Id or path of the base model.
+    pub base_model_name_or_path: Option<String>,
+    /// `"none"` is supported.
+    pub bias: String,
+    /// Weight layout of GPT-2's Conv1D; false.
+    pub fan_in_fan_out: bool,
+    /// PEFT freezes adapters loaded with `true`.
+    pub inference_mode: bool,
+    /// How PEFT would initialise; irrelevant once weights are stored.
+    pub init_lora_weights: serde_json::Value,
+    /// Alpha.
+    pub lora_alpha: f64,
+    /// Dropout on the adapter's input.
+    pub lora_dropout: f64,
+    /// Modules saved whole; must be absent.
+    pub modules_to_save: Option<serde_json::Value>,
+    /// Always `"LORA"`.
+    pub peft_type: String,
+    /// Rank.
+    pub r: usize,
+    /// Rank per module, by name pattern.
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Revision of the base model.
+    pub revision: Option<String>,
+    /// Adapted modules.
+    pub target_modules: Option<TargetModules>,
+    /// `"SEQ_2_SEQ_LM"` for T5, `"CAUSAL_LM"` for LLaMA.
+    pub task_type: Option<String>,
+    /// Weight-decomposed LoRA; false.
+    pub use_dora: bool,
+    /// Scaling alpha / sqrt(r) instead of alpha / r.
+    pub use_rslora: bool,
+}
+
+impl Default for PeftConfig {
+    fn default() -> Self {
+        Self {
+            alpha_pattern: BTreeMap::new(),
+            base_model_name_or_path: None,
+            bias: "none".into(),
+            fan_in_fan_out: false,
+            inference_mode: true,
+            init_lora_weights: true.into(),
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            modules_to_save: None,
+            peft_type: "LORA".into(),
+            r: 8,
+            rank_pattern: BTreeMap::new(),
+            revision: None,
+            target_modules: None,
+            task_type: None,
+            use_dora: false,
+            use_rslora: false,
+        }
+    }
+}
+
+impl PeftConfig {
+    /// The configuration of a subspace made by this crate.
+    pub fn new(config: &LoraConfig, task_type: &str, base_model: Option<String>) -> Self {
+        Self {
+            base_model_name_or_path: base_model,
+            lora_alpha: config.alpha,
+            lora_dropout: config.dropout,
+            r: config.rank,
+            target_modules: Some(config.target_modules.clone()),
+            task_type: Some(task_type.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// Rank of a module: the first `rank_pattern` entry that matches its end, else `r`.
+    fn rank_of(&self, module: &str) -> usize {
+        pattern_value(&self.rank_pattern, module).unwrap_or(self.r)
+    }
+
+    /// Scaling of a module with rank `rank`.
+    fn scaling_of(&self, module: &str, rank: usize) -> f64 {
+        let alpha = pattern_value(&self.alpha_pattern, module).unwrap_or(self.lora_alpha);
+        let rank = rank as f64;
+        alpha / if self.use_rslora { rank.sqrt() } else { rank }
+    }
+}
+
+/// PEFT's rule: a key is a regular expression that must match the end of the name from a dot on.
+fn pattern_value<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Option<T> {
+    patterns.iter().find_map(|(key, value)| {
+        let pattern = regex::Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).ok()?;
+        pattern.is_match(module).then_some(*value)
+    })
+}
+
+/// One adapter: configuration, weights by module name, and what is known about its task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adapter {
+    /// Where it came from, for messages.
+    pub origin: String,
+    /// PEFT's configuration.
+    pub config: PeftConfig,
+    /// Low-rank pairs by module name (no `base_model.model.` prefix).
+    pub weights: BTreeMap<String, LoraWeights>,
+    /// The sidecar, absent for adapters that PEFT wrote.
+    pub sidecar: Option<Sidecar>,
+}
+
+impl Adapter {
+    /// Reads an adapter directory. A missing sidecar is reported as a warning through `tracing`.
+    ///
+    /// # Errors
+    /// Names the file, the key or tensor, what was expected and what was found.
+    pub fn load(dir: &Path) -> Result<Self, LoraError> {
+        let config_path = dir.join(CONFIG_FILE);
+        let raw: serde_json::Value = read_json(&config_path)?;
+        refuse_unsupported(&config_path, &raw)?;
+        let config: PeftConfig = serde_json::from_value(raw).map_err(|source| LoraError::Json {
+            path: config_path.clone(),
+            source,
+        })?;
+
+        let sidecar_path = dir.join(SIDECAR_FILE);
+        let sidecar = if sidecar_path.exists() {
+            Some(read_json(&sidecar_path)?)
+        } else {
+            tracing::warn!(
+                adapter = %dir.display(),
+                "no {SIDECAR_FILE}: taken as one subspace of a sum; its base model cannot be checked"
+            );
+            None
+        };
+
+        let weights_path = dir.join(WEIGHTS_FILE);
+        let bytes = std::fs::read(&weights_path).map_err(io(&weights_path))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|source| LoraError::Safetensors {
+            path: weights_path.clone(),
+            source,
+        })?;
+        let weights = read_weights(&weights_path, &config, &file)?;
+        Ok(Self {
+            origin: dir.display().to_string(),
+            config,
+            weights,
+            sidecar,
+        })
+    }
+
+    /// Writes the adapter into the folder `dir` (created if need be), so that PEFT's
+    /// `from_pretrained` reads it. Bytes are a function of the adapter alone. Each file appears
+    /// whole or not at all; the caller decides where a folder becomes visible.
+    ///
+    /// # Errors
+    /// [`LoraError::NotFinite`] before anything is written, [`LoraError::Io`] otherwise.
+    pub fn save(&self, dir: &Path) -> Result<(), LoraError> {
+        let mut tensors = Vec::with_capacity(2 * self.weights.len());
+        for (module, weights) in &self.weights {
+            let halves = [
+                ("lora_A", &weights.a, [weights.rank, weights.d_in]),
+                ("lora_B", &weights.b, [weights.d_out, weights.rank]),
+            ];
+            for (half, values, shape) in halves {
+                let name = format!("{PREFIX}{module}.{half}.weight");
+                if !values.iter().all(|value| value.is_finite()) {
+                    return Err(LoraError::NotFinite { tensor: name });
+                }
+                tensors.push((name, FloatView { values, shape }));
+            }
+        }
+        std::fs::create_dir_all(dir).map_err(io(dir))?;
+        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let path = dir.join(WEIGHTS_FILE);
+        let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(|source| {
+            LoraError::Safetensors {
+                path: path.clone(),
+                source,
+            }
+        })?;
+        write_file(&path, &bytes)?;
+        write_json(&dir.join(CONFIG_FILE), &self.config_json())?;
+        if let Some(sidecar) = &self.sidecar {
+            write_json(&dir.join(SIDECAR_FILE), &serde_json::json!(sidecar))?;
+        }
+        Ok(())
+    }
+
+    /// `adapter_config.json`: only PEFT's long-standing keys, sorted; whole numbers without a point.
+    fn config_json(&self) -> serde_json::Value {
+        let mut value = serde_json::json!(self.config);
+        if self.config.lora_alpha.fract() == 0.0 {
+            value["lora_alpha"] = (self.config.lora_alpha as i64).into();
+        }
+        for key in NULL_KEYS {
+            value[key] = serde_json::Value::Null;
+        }
+        value
+    }
+}
+
+/// Long-standing PEFT keys that this crate does not use and always writes as null.
+const NULL_KEYS: [&str; 3] = ["auto_mapping", "layers_pattern", "layers_to_transform"];
+
+/// Keys that change the mathematics when they are set: (key, the only accepted value in words).
+const REFUSED_KEYS: &[(&str, &str)] = &[
+    ("use_dora", "false"),
+    ("lora_bias", "false"),
+    ("fan_in_fan_out", "false"),
+    ("modules_to_save", "null"),
+    ("layer_replication", "null"),
+    ("trainable_token_indices", "null"),
+    ("target_parameters", "null"),
+    ("use_qalora", "false"),
+    ("use_bdlora", "null"),
+    ("alora_invocation_tokens", "null"),
+    ("arrow_config", "null"),
+    ("velora_config", "null"),
+    ("monteclora_config", "null"),
+    ("kasa_config", "null"),
+];
+
+fn refuse_unsupported(path: &Path, raw: &serde_json::Value) -> Result<(), LoraError> {
+    let unsupported = |key: &str, expected: &str, found: &serde_json::Value| {
+        Err(LoraError::Unsupported {
+            path: path.to_owned(),
+            key: key.to_owned(),
+            expected: expected.to_owned(),
+            found: found.to_string(),
+        })
+    };
+    let get = |key: &str| raw.get(key).unwrap_or(&serde_json::Value::Null);
+    if get("peft_type").as_str() != Some("LORA") {
+        return unsupported("peft_type", "\"LORA\"", get("peft_type"));
+    }
+    if !matches!(get("bias").as_str(), None | Some("none")) {
+        return unsupported("bias", "\"none\"", get("bias"));
+    }
+    for (key, expected) in REFUSED_KEYS {
+        let value = get(key);
+        let truthy = match value {
+            serde_json::Value::Null => false,
+            serde_json::Value::Bool(flag) => *flag,
+            serde_json::Value::Array(items) => !items.is_empty(),
+            serde_json::Value::Object(entries) => !entries.is_empty(),
+            _ => true,
+        };
+        if truthy {
+            return unsupported(key, expected, value);
+        }
+    }
+    Ok(())
+}
+
+fn read_weights(
+    path: &Path,
+    config: &PeftConfig,
+    file: &SafeTensors<'_>,
+) -> Result<BTreeMap<String, LoraWeights>, LoraError> {
+    let mut modules = Vec::new();
+    for name in file.names() {
+        let inner = name.strip_prefix(PREFIX);
+        let module = inner.and_then(|inner| {
+            inner
+                .strip_suffix(".lora_A.weight")
+                .or_else(|| inner.strip_suffix(".lora_B.weight"))
+        });
+        match module {
+            Some(module) => modules.push(module.to_owned()),
+            None => {
+                return Err(LoraError::UnknownTensor {
+                    path: path.to_owned(),
+                    tensor: name.to_owned(),
+                });
+            }
+        }
+    }
+    modules.sort_unstable();
+    modules.dedup();
+
+    let mut weights = BTreeMap::new();
+    for module in modules {
+        let rank = config.rank_of(&module);
+        let half = |half: &str, rank_axis: usize| {
+            let tensor = format!("{PREFIX}{module}.{half}.weight");
+            let view = file.tensor(&tensor).map_err(|_| LoraError::MissingTensor {
+                path: path.to_owned(),
+                tensor: tensor.clone(),
+            })?;
+            let shape = view.shape().to_vec();
+            if shape.len() != 2 || shape[rank_axis] != rank {
+                let other = shape.get(1 - rank_axis).copied().unwrap_or_default();
+                let expected = if rank_axis == 0 {
+                    vec![rank, other]
+                } else {
+                    vec![other, rank]
+                };
+                let origin = path.display().to_string();
+                return Err(LoraError::Shape {
+                    origin,
+                    tensor,
+                    expected,
+                    found: shape,
+                });
+            }
+            let values = to_f32(view.dtype(), view.data()).ok_or_else(|| LoraError::Dtype {
+                path: path.to_owned(),
+                tensor: tensor.clone(),
+                found: format!("{:?}", view.dtype()),
+            })?;
+            Ok::<_, LoraError>((values, shape[1 - rank_axis]))
+        };
+        let (a, d_in) = half("lora_A", 0)?;
+        let (b, d_out) = half("lora_B", 1)?;
+        let scaling = config.scaling_of(&module, rank);
+        weights.insert(
+            module,
+            LoraWeights {
+                a,
+                b,
+                rank,
+                d_in,
+                d_out,
+                scaling,
+            },
+        );
+    }
+    Ok(weights)
+}
+
+/// Little-endian file bytes as f32; `None` for element types that are not floating point.
+fn to_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    Some(match dtype {
+        Dtype::F32 => bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect(),
+        Dtype::F16 => bytes
+            .chunks_exact(2)
+            .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
+        Dtype::BF16 => bytes
+            .chunks_exact(2)
+            .map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
+        _ => return None,
+    })
+}
+
+struct FloatView<'a> {
+    values: &'a [f32],
+    shape: [usize; 2],
+}
+
+impl View for FloatView<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect::<Vec<_>>()
+            .into()
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.values.len()
+    }
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> LoraError {
+    let path: PathBuf = path.to_owned();
+    move |source| LoraError::Io { path, source }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LoraError> {
+    let bytes = std::fs::read(path).map_err(io(path))?;
+    serde_json::from_slice(&bytes).map_err(|source| LoraError::Json {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), LoraError> {
+    write_file(path, format!("{value:#}\n").as_bytes())
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), LoraError> {
+    use std::io::Write;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().tempfile_in(dir).map_err(io(dir))?;
+    file.write_all(bytes)
+        .and_then(|()| file.as_file().sync_all())
+        .map_err(io(path))?;
+    // Temporary files are private to the user; adapters are meant to be shared like any other file.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let permissions = std::fs::Permissions::from_mode(0o644);
+        file.as_file()
+            .set_permissions(permissions)
+            .map_err(io(path))?;
+    }
+    file.persist(path).map_err(|error| LoraError::Io {
+        path: path.to_owned(),
+        source: error.error,
+    })?;
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! Properties of the layer: stack, fold and merge compute the same function; gradients reach the
+//! active subspace only; Burn's own LoRA agrees.
+
+use std::collections::BTreeMap;
+
+use aso_lora::{
+    Adapter, AdapterHost, AdapterKind, AdapterScope, DropoutStream, ForwardContext, LoraConfig,
+    LoraLinear, LoraWeights, PeftConfig, Sidecar, TargetModules,
+};
+use burn::nn::LinearConfig;
+use burn::tensor::{Device, Distribution, Tensor, TensorData, Tolerance};
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+
+const D_IN: usize = 6;
+const D_OUT: usize = 5;
+
+fn device() -> Device {
+    Device::flex()
+}
+
+fn random(seed: u64, count: usize) -> Vec<f32> {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+fn tensor<const D: usize>(seed: u64, dims: [usize; D]) -> Tensor<D> {
+    let values = random(seed, dims.iter().product());
+    Tensor::from_data(TensorData::new(values, dims), &device())
+}
+
+fn weights(seed: u64, rank: usize, scaling: f64) -> LoraWeights {
+    LoraWeights {
+        a: random(seed, rank * D_IN),
+        b: random(seed + 1, rank * D_OUT),
+        rank,
+        d_in: D_IN,
+        d_out: D_OUT,
+        scaling,
+    }
+}
+
+fn layer(seed: u64, frozen: &[(usize, f64)], active: Option<(usize, f64)>) -> LoraLinear {
+    let base = tensor(seed, [D_IN, D_OUT]);
+    let bias = tensor(seed + 1, [D_OUT]);
+    let mut layer = LoraLinear::new("block.q", base, Some(bias));
+    for (k, &(rank, scaling)) in frozen.iter().enumerate() {
+        layer.push_frozen(&weights(seed + 10 * (k as u64 + 1), rank, scaling));
+    }
+    if let Some((rank, scaling)) = active {
+        layer.set_active(&weights(seed + 1000, rank, scaling), 0.0);
+    }
+    layer
+}
+
+fn close(a: Tensor<2>, b: Tensor<2>) {
+    // Sums of at most 40 products of numbers below 2: rounding stays near 1e-6.
+    a.into_data()
+        .assert_approx_eq::<f32>(&b.into_data(), Tolerance::absolute(2e-5));
+}
+
+struct One(LoraLinear);
+
+impl AdapterHost for One {
+    fn visit_linears(&self, visit: &mut dyn FnMut(&LoraLinear)) {
+        visit(&self.0);
+    }
+    fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut LoraLinear)) {
+        visit(&mut self.0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn stack_fold_and_merge_agree(
+        seed in 0u64..1000,
+        ranks in proptest::collection::vec((1usize..4, 0.1f64..3.0), 1..5),
+        active in proptest::option::of((1usize..4, 0.1f64..3.0)),
+    ) {
+        let mut layer = layer(seed, &ranks, active);
+        let x = tensor(seed + 7, [4, D_IN]);
+        let mut scopes = vec![AdapterScope::All, AdapterScope::WithoutActive, AdapterScope::Base];
+        scopes.extend((0..ranks.len()).map(AdapterScope::WithoutFrozen));
+        let stacked: Vec<_> = scopes
+            .iter()
+            .map(|&scope| layer.forward(x.clone(), &ForwardContext::inference().with_scope(scope)))
+            .collect();
+        layer.fold();
+        for (scope, stacked) in scopes.into_iter().zip(&stacked) {
+            let context = ForwardContext::inference().with_scope(scope);
+            close(layer.forward(x.clone(), &context), stacked.clone());
+        }
+        close(layer.merge().forward(x.clone()), stacked[0].clone());
+        // Freezing the active subspace changes nothing either.
+        layer.freeze_active();
+        close(layer.forward(x, &ForwardContext::inference()), stacked[0].clone());
+    }
+
+    #[test]
+    fn excluding_a_task_equals_never_having_learnt_it(
+        seed in 0u64..1000, k in 0usize..3, folded in any::<bool>(),
+    ) {
+        let ranks = [(1, 0.5), (2, 1.5), (3, 0.25)];
+        let mut whole = layer(seed, &ranks, Some((2, 2.0)));
+        if folded {
+            whole.fold();
+        }
+        let mut without = LoraLinear::new("block.q", tensor(seed, [D_IN, D_OUT]), Some(tensor(seed + 1, [D_OUT])));
+        for (j, &(rank, scaling)) in ranks.iter().enumerate().filter(|(j, _)| *j != k) {
+            without.push_frozen(&weights(seed + 10 * (j as u64 + 1), rank, scaling));
+        }
+        without.set_active(&weights(seed + 1000, 2, 2.0), 0.0);
+        let x = tensor(seed + 7, [3, D_IN]);
+        let context = ForwardContext::inference().with_scope(AdapterScope::WithoutFrozen(k));
+        close(
+            whole.forward(x.clone(), &context),
+            without.forward(x, &ForwardContext::inference()),
+        );
+    }
+
+    #[test]
+    fn adapter_files_round_trip(seed in 0u64..1000, rank in 1usize..5, alpha in 1u32..64) {
+        let dir = tempfile::tempdir().unwrap();
+        let lora = LoraConfig { rank, alpha: f64::from(alpha), ..Default::default() };
+        let adapter = Adapter {
+            origin: dir.path().display().to_string(),
+            config: PeftConfig::new(&lora, "SEQ_2_SEQ_LM", Some("base".into())),
+            weights: BTreeMap::from([
+                ("a.q".to_owned(), weights(seed, rank, lora.scaling())),
+                ("b.v".to_owned(), weights(seed + 5, rank, lora.scaling())),
+            ]),
+            sidecar: Some(Sidecar {
+                format: 1,
+                task: "news".into(),
+                order: 2,
+                kind: AdapterKind::Subspace,
+                base_model_fingerprint: "sha256:00".into(),
+            }),
+        };
+        adapter.save(dir.path()).unwrap();
+        let first = std::fs::read(dir.path().join("adapter_model.safetensors")).unwrap();
+        prop_assert_eq!(&Adapter::load(dir.path()).unwrap(), &adapter);
+        adapter.save(dir.path()).unwrap();
+        let second = std::fs::read(dir.path().join("adapter_model.safetensors")).unwrap();
+        prop_assert_eq!(first, second);
+    }
+}
+
+#[test]
+fn a_fresh_subspace_changes_nothing_and_is_reproducible() {
+    let mut host = One(layer(3, &[(2, 1.0)], None));
+    let x = tensor(9, [4, D_IN]);
+    let before = host.0.forward(x.clone(), &ForwardContext::inference());
+    let config = LoraConfig {
+        rank: 3,
+        ..Default::default()
+    };
+    host.start_subspace(&config, 42, 1).unwrap();
+    let first = host.active_weights();
+    assert_eq!(
+        before.into_data(),
+        host.0.forward(x, &ForwardContext::inference()).into_data()
+    );
+    let bound = 1.0 / (D_IN as f32).sqrt();
+    assert!(first["block.q"].a.iter().all(|a| a.abs() <= bound));
+    assert!(first["block.q"].b.iter().all(|b| *b == 0.0));
+    host.start_subspace(&config, 42, 1).unwrap();
+    assert_eq!(first, host.active_weights());
+    host.start_subspace(&config, 42, 2).unwrap();
+    assert_ne!(first, host.active_weights());
+}
+
+#[test]
+fn gradients_reach_the_active_subspace_only() {
+    let mut layer = layer(5, &[(2, 1.0)], Some((2, 0.5)));
+    layer.fold();
+    let loss = layer
+        .forward(tensor(1, [3, D_IN]), &ForwardContext::training(None))
+        .sum();
+    let grads = loss.backward();
+    let active = layer.active().unwrap();
+    assert!(active.a.val().grad(&grads).is_some());
+    assert!(active.b.val().grad(&grads).is_some());
+    assert!(layer.weight.val().grad(&grads).is_none());
+    // Inference records no graph at all.
+    let y = layer.forward(tensor(1, [3, D_IN]), &ForwardContext::inference());
+    assert!(!y.is_autodiff());
+}
+
+#[test]
+fn dropout_touches_the_active_path_only_unless_asked() {
+    let mut layer = layer(5, &[(2, 1.0)], None);
+    let x = tensor(2, [64, D_IN]);
+    let clean = layer
+        .forward(x.clone(), &ForwardContext::inference())
+        .into_data();
+    let stream = DropoutStream::new(1, 1, 1, 0);
+    layer.set_active(
+        &LoraWeights {
+            b: vec![0.0; D_OUT],
+            ..weights(1, 1, 1.0)
+        },
+        0.5,
+    );
+    let mut context = ForwardContext::training(Some(stream));
+    let training = layer
+        .forward(x.clone(), &context)
+        .without_autodiff()
+        .into_data();
+    assert_eq!(clean, training, "the frozen path saw dropout");
+    context.drop_frozen_input = true;
+    let released = layer.forward(x, &context).without_autodiff().into_data();
+    assert_ne!(
+        clean, released,
+        "the released variant drops the frozen path's input"
+    );
+}
+
+#[test]
+fn one_subspace_equals_the_dense_update() {
+    let base = LinearConfig::new(D_IN, D_OUT)
+        .with_bias(false)
+        .init(&device());
+    let pair = weights(11, 2, 1.5);
+    let x = Tensor::<2>::random([4, D_IN], Distribution::Default, &device());
+    // Burn: weight + scale * (a @ b) with a [d_in, r], b [r, d_out].
+    let a = Tensor::<2>::from_data(TensorData::new(pair.a.clone(), [2, D_IN]), &device());
+    let b = Tensor::<2>::from_data(TensorData::new(pair.b.clone(), [D_OUT, 2]), &device());
+    let dense = base.weight.val() + a.transpose().matmul(b.transpose()).mul_scalar(1.5);
+    let expected = x.clone().matmul(dense);
+    let mut layer = LoraLinear::from_linear("q", base);
+    layer.set_active(&pair, 0.0);
+    close(layer.forward(x, &ForwardContext::inference()), expected);
+}
+
+#[test]
+fn misfits_are_named() {
+    let mut host = One(layer(5, &[], None));
+    let config = LoraConfig {
+        target_modules: TargetModules::Names(vec!["w".into()]),
+        ..Default::default()
+    };
+    let error = host.start_subspace(&config, 0, 0).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "no linear layer of the model matches the target modules [\"w\"]; its layers end in: q"
+    );
+    let adapter = |module: &str, weights| Adapter {
+        origin: "file".into(),
+        config: PeftConfig::default(),
+        weights: BTreeMap::from([(module.to_owned(), weights)]),
+        sidecar: None,
+    };
+    let error = host
+        .push_frozen(&adapter("block.k", weights(1, 1, 1.0)))
+        .unwrap_err();
+    assert!(error.to_string().contains("`block.k`") && error.to_string().contains("`block.q`"));
+    let wrong = LoraWeights {
+        a: vec![0.0; 7],
+        d_in: 7,
+        ..weights(1, 1, 1.0)
+    };
+    let error = host
+        .push_frozen(&adapter("block.q", wrong))
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "file: tensor `block.q.lora_A.weight` has shape [1, 7]; expected [1, 6]"
+    );
+}
