@@ -1,0 +1,86 @@
+//! Continual-learning benchmark readers, prompts, tokenisation, collation and task streams.
+//!
+//! Everything between a text file and the integer tensors of a training step, and nothing about
+//! models: this crate knows the tokenizer and Burn's `Int` tensors only.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`example`] | [`Example`] (prefix, sentence, suffix, target) and [`Split`] |
+//! | [`task`] | [`TaskSource`] and [`TaskLibrary`] (where tasks come from), [`TaskData`] (a task in memory), [`ExampleCaps`] |
+//! | [`benchmark`] | [`ClBenchmark`]: the CL benchmark's `TASK/DATASET/{train,dev,test,labels}.json` |
+//! | [`jsonl`] | [`JsonlTask`], [`JsonlLibrary`]: own tasks as `{"input", "target"}` lines |
+//! | [`synthetic`] | [`SyntheticSuite`]: generated tasks of known relatedness, and text to pre-train on |
+//! | [`prompt`] | the benchmark's prompt, byte for byte |
+//! | [`encode`] | [`TextTokenizer`], [`Seq2SeqEncoder`]: truncation that spares the instruction |
+//! | [`collate`] | [`collate_seq2seq`]: padded, row-major batches and their tensors |
+//! | [`order`] | [`batch_order`], [`evaluation_order`]: which examples form which batch |
+//! | [`stream`] | [`StreamSpec`]: the published task orders by name, or an explicit list |
+//! | [`metric`] | [`normalize_answer`], [`exact_match`] |
+//! | [`error`] | [`DataError`] |
+//!
+//! Every random choice is a function of its arguments (seeds, epoch, task name) through ChaCha8
+//! and is independent of threads, platform and hash maps, so a resumed run recomputes it instead
+//! of storing it.
+//!
+//! # From a task to a batch
+//!
+//! ```
+//! use aso_data::{
+//!     ExampleCaps, LengthGrouping, Seq2SeqEncoder, SyntheticSuite, TaskData, TaskLibrary,
+//!     TextTokenizer, batch_order, collate_seq2seq,
+//! };
+//! # fn tokenizer() -> Result<TextTokenizer, Box<dyn std::error::Error + Send + Sync>> {
+//! #     use tokenizers::{models::wordlevel::WordLevel, pre_tokenizers::whitespace::Whitespace};
+//! #     use tokenizers::{AddedToken, Tokenizer};
+//! #     let vocabulary = ["<pad>", "</s>", "<unk>", "was", "the", ":"];
+//! #     let vocabulary = vocabulary.iter().zip(0..).map(|(word, id)| (word.to_string(), id));
+//! #     let model = WordLevel::builder().vocab(vocabulary.collect()).unk_token("<unk>".into()).build()?;
+//! #     let mut tokenizer = Tokenizer::new(model);
+//! #     tokenizer.with_pre_tokenizer(Some(Whitespace {}));
+//! #     tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"].map(|t| AddedToken::from(t, true)))?;
+//! #     Ok(TextTokenizer::from_tokenizer(tokenizer)?)
+//! # }
+//! # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! let tokenizer = tokenizer()?; // or `TextTokenizer::from_file("tokenizer.json")?`
+//! let suite = SyntheticSuite::demo(1);
+//! let task = TaskData::load(suite.task("topic-news")?.as_ref(), &ExampleCaps::default())?;
+//!
+//! let encoder = Seq2SeqEncoder::new(&tokenizer, 512, 50)?;
+//! let train = encoder.encode_all(&task.name, &task.train)?;
+//! let lengths: Vec<usize> = train.iter().map(|example| example.source.len()).collect();
+//! for batch in batch_order(&lengths, 16, 42, 0, LengthGrouping::default()) {
+//!     let rows: Vec<_> = batch.iter().map(|&index| &train[index]).collect();
+//!     let batch = collate_seq2seq(&rows, tokenizer.pad_id().unwrap_or(0));
+//!     assert_eq!(batch.input_ids.len(), batch.rows * batch.source_len);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod benchmark;
+pub mod collate;
+pub mod encode;
+pub mod error;
+pub mod example;
+pub mod jsonl;
+pub mod metric;
+pub mod order;
+pub mod prompt;
+pub mod stream;
+pub mod synthetic;
+pub mod task;
+
+mod random;
+mod records;
+
+pub use benchmark::{ClBenchmark, ClDataset};
+pub use collate::{IGNORED_LABEL, Seq2SeqBatch, Seq2SeqTensors, collate_seq2seq};
+pub use encode::{EncodedExample, Seq2SeqEncoder, TextTokenizer};
+pub use error::{DataError, Place, RecordProblem};
+pub use example::{Example, Split};
+pub use jsonl::{JsonlLibrary, JsonlTask};
+pub use metric::{exact_match, normalize_answer};
+pub use order::{LengthGrouping, batch_order, evaluation_order};
+pub use stream::{OrderPreset, StreamSpec, order_presets};
+pub use synthetic::{SyntheticSuite, SyntheticTask};
+pub use task::{ExampleCaps, TaskData, TaskLibrary, TaskSource, open_library};

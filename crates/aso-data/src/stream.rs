@@ -1,0 +1,247 @@
+//! Task streams: the published orders by name, or an explicit list.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{DataError, nearest};
+
+/// A published task order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrderPreset {
+    /// The canonical name, such as `order1` or `order1p`.
+    pub name: &'static str,
+    /// The data sets in the order they are learned.
+    pub tasks: &'static [&'static str],
+}
+
+/// Which tasks are learned, in which order.
+///
+/// In a config file either a string (a preset) or a list of strings (task names).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum StreamSpec {
+    /// A preset by name; see [`order_presets`].
+    Preset(String),
+    /// Task names in order.
+    Tasks(Vec<String>),
+}
+
+/// Orders 1-3 are the standard benchmark (O-LoRA's scripts), 4-6 the long one (N-LoRA's scripts);
+/// other papers number the long ones differently, so the sequence is what counts.
+///
+/// Orders 1', 2' and 3' (`order1p` ..) are 1, 2 and 3 without yahoo, whose training file is often
+/// not at hand. 1' and 2' are therefore the same sequence.
+const PRESETS: &[OrderPreset] = &[
+    OrderPreset {
+        name: "order1",
+        tasks: &["dbpedia", "amazon", "yahoo", "agnews"],
+    },
+    OrderPreset {
+        name: "order2",
+        tasks: &["dbpedia", "amazon", "agnews", "yahoo"],
+    },
+    OrderPreset {
+        name: "order3",
+        tasks: &["yahoo", "amazon", "agnews", "dbpedia"],
+    },
+    OrderPreset {
+        name: "order4",
+        tasks: &[
+            "MNLI", "CB", "WiC", "COPA", "QQP", "BoolQA", "RTE", "IMDB", "yelp", "amazon", "SST-2",
+            "dbpedia", "agnews", "MultiRC", "yahoo",
+        ],
+    },
+    OrderPreset {
+        name: "order5",
+        tasks: &[
+            "MultiRC", "BoolQA", "WiC", "MNLI", "CB", "COPA", "QQP", "RTE", "IMDB", "SST-2",
+            "dbpedia", "agnews", "yelp", "amazon", "yahoo",
+        ],
+    },
+    OrderPreset {
+        name: "order6",
+        tasks: &[
+            "yelp", "amazon", "MNLI", "CB", "COPA", "QQP", "RTE", "IMDB", "SST-2", "dbpedia",
+            "agnews", "yahoo", "MultiRC", "BoolQA", "WiC",
+        ],
+    },
+    OrderPreset {
+        name: "order1p",
+        tasks: &["dbpedia", "amazon", "agnews"],
+    },
+    OrderPreset {
+        name: "order2p",
+        tasks: &["dbpedia", "amazon", "agnews"],
+    },
+    OrderPreset {
+        name: "order3p",
+        tasks: &["amazon", "agnews", "dbpedia"],
+    },
+];
+
+/// Every preset.
+pub fn order_presets() -> &'static [OrderPreset] {
+    PRESETS
+}
+
+impl OrderPreset {
+    /// The preset of that name.
+    ///
+    /// Case, blanks, `-` and `_` do not matter, and a final `'` or `p` marks a primed order:
+    /// `order1p`, `order1'` and `Order-1'` are the same.
+    ///
+    /// # Errors
+    /// [`DataError::UnknownOrder`], listing the presets with their sequences.
+    pub fn find(name: &str) -> Result<&'static Self, DataError> {
+        let key = canonical(name);
+        PRESETS
+            .iter()
+            .find(|preset| preset.name == key)
+            .ok_or_else(|| DataError::UnknownOrder {
+                name: name.to_owned(),
+                nearest: nearest(&key, PRESETS.iter().map(|preset| preset.name)),
+                known: PRESETS
+                    .iter()
+                    .map(|preset| format!("{} ({})", preset.name, preset.tasks.join(", ")))
+                    .collect(),
+            })
+    }
+}
+
+impl StreamSpec {
+    /// The task names in order.
+    ///
+    /// Whether they exist is for the task library to say.
+    ///
+    /// # Errors
+    /// [`DataError::UnknownOrder`] for an unknown preset, [`DataError::EmptyStream`] for an empty
+    /// list, [`DataError::RepeatedTask`] for a task that stands twice, whatever its case.
+    pub fn resolve(&self) -> Result<Vec<String>, DataError> {
+        let tasks: Vec<String> = match self {
+            Self::Preset(name) => OrderPreset::find(name)?
+                .tasks
+                .iter()
+                .map(|&task| task.to_owned())
+                .collect(),
+            Self::Tasks(tasks) => tasks.clone(),
+        };
+        if tasks.is_empty() {
+            return Err(DataError::EmptyStream);
+        }
+        for (index, task) in tasks.iter().enumerate() {
+            if tasks[..index]
+                .iter()
+                .any(|earlier| earlier.eq_ignore_ascii_case(task))
+            {
+                return Err(DataError::RepeatedTask { name: task.clone() });
+            }
+        }
+        Ok(tasks)
+    }
+}
+
+impl From<Vec<String>> for StreamSpec {
+    fn from(tasks: Vec<String>) -> Self {
+        Self::Tasks(tasks)
+    }
+}
+
+impl From<&str> for StreamSpec {
+    fn from(preset: &str) -> Self {
+        Self::Preset(preset.to_owned())
+    }
+}
+
+fn canonical(name: &str) -> String {
+    name.trim()
+        .to_lowercase()
+        .chars()
+        .filter(|character| !matches!(character, '-' | '_' | ' '))
+        .map(|character| {
+            if matches!(character, '\'' | '’' | '′') {
+                'p'
+            } else {
+                character
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[rstest::rstest]
+    #[case("order1p")]
+    #[case("order1'")]
+    #[case("order-1'")]
+    #[case("Order 1′")]
+    #[case("ORDER_1P")]
+    fn spellings_of_a_primed_order(#[case] name: &str) {
+        let tasks = StreamSpec::from(name).resolve().unwrap();
+        assert_eq!(tasks, ["dbpedia", "amazon", "agnews"]);
+    }
+
+    #[test]
+    fn primed_orders_are_the_orders_without_yahoo() {
+        for number in 1..=3 {
+            let full = OrderPreset::find(&format!("order{number}")).unwrap();
+            let primed = OrderPreset::find(&format!("order{number}'")).unwrap();
+            let rest: Vec<_> = full.tasks.iter().filter(|&&task| task != "yahoo").collect();
+            assert_eq!(rest, primed.tasks.iter().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn long_orders_permute_the_same_tasks() {
+        let sorted = |name| {
+            let mut tasks = OrderPreset::find(name).unwrap().tasks.to_vec();
+            tasks.sort_unstable();
+            tasks
+        };
+        assert_eq!(sorted("order4").len(), 15);
+        assert_eq!(sorted("order4"), sorted("order5"));
+        assert_eq!(sorted("order4"), sorted("order6"));
+        assert_eq!(sorted("order1"), sorted("order2"));
+        assert_eq!(sorted("order1"), sorted("order3"));
+    }
+
+    #[test]
+    fn an_unknown_order_lists_the_known_ones() {
+        let message = StreamSpec::from("ordre1")
+            .resolve()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("`ordre1`, did you mean `order1`?"),
+            "{message}"
+        );
+        assert!(
+            message.contains("order1p (dbpedia, amazon, agnews)"),
+            "{message}"
+        );
+        assert!(matches!(
+            OrderPreset::find("order7"),
+            Err(DataError::UnknownOrder { .. })
+        ));
+    }
+
+    #[test]
+    fn lists_are_kept_and_checked() {
+        let list =
+            |tasks: &[&str]| StreamSpec::Tasks(tasks.iter().map(|t| t.to_string()).collect());
+        assert_eq!(list(&["b", "a"]).resolve().unwrap(), ["b", "a"]);
+        assert!(matches!(list(&[]).resolve(), Err(DataError::EmptyStream)));
+        assert!(matches!(
+            list(&["a", "A"]).resolve(),
+            Err(DataError::RepeatedTask { .. })
+        ));
+    }
+
+    #[test]
+    fn reads_strings_and_lists() {
+        let preset: StreamSpec = serde_json::from_str("\"order2\"").unwrap();
+        assert_eq!(preset, StreamSpec::from("order2"));
+        let list: StreamSpec = serde_json::from_str("[\"x\"]").unwrap();
+        assert_eq!(list, StreamSpec::from(vec!["x".to_owned()]));
+    }
+}
