@@ -84,3 +84,49 @@ pub fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f64)
         "{name}: relative error {error:.2e}, allowed {tolerance:.0e}"
     );
 }
+
+/// Writes three adapters for fixture `v1_0` with this workspace's own code: fresh subspaces of different
+/// rank and alpha whose `B` is filled with fixed values. Used to check that PEFT reads them.
+///
+/// # Panics
+/// Panics if the fixture is missing or a file cannot be written.
+pub fn write_adapters(dir: &Path) {
+    use aso_lora::{Adapter, AdapterHost, AdapterKind, LoraConfig, PeftConfig, Sidecar};
+    let mut model = aso_backbones::t5::T5ForConditionalGeneration::from_pretrained(
+        &fixture("t5/v1_0"),
+        &burn::tensor::Device::flex(),
+    )
+    .expect("the fixture loads");
+    for (order, (rank, alpha)) in [(2, 4.0), (3, 1.5), (1, 3.0)].into_iter().enumerate() {
+        let config = LoraConfig {
+            rank,
+            alpha,
+            ..LoraConfig::default()
+        };
+        model
+            .start_subspace(&config, 7, order as u64)
+            .expect("a valid subspace");
+        let mut weights = model.active_weights();
+        for (module, weights) in weights.values_mut().enumerate() {
+            for (at, value) in weights.b.iter_mut().enumerate() {
+                *value = ((at * 37 + module * 11 + order * 5) % 23) as f32 / 23.0 - 0.5;
+            }
+        }
+        let task = format!("task{order}");
+        let adapter = Adapter {
+            origin: task.clone(),
+            config: PeftConfig::new(&config, "SEQ_2_SEQ_LM", None),
+            weights,
+            sidecar: Some(Sidecar {
+                format: 1,
+                task: task.clone(),
+                order,
+                kind: AdapterKind::Subspace,
+                base_model_fingerprint: "sha256:fixture".into(),
+            }),
+        };
+        adapter
+            .save(&dir.join(task))
+            .expect("the folder can be written");
+    }
+}

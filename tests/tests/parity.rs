@@ -372,7 +372,11 @@ fn both_attribution_presets_match_an_independent_implementation() {
             let missing = batch(variant, "batch_missing_row.json");
             check_attribution(&model, &missing, &aso, clamped, "aso_missing_row", &tensors);
             let tasks = aso.measure_tasks(&model, &full, 2).unwrap().unwrap();
-            let rho: Vec<f32> = tasks.rho.iter().map(|rho| rho.unwrap() as f32).collect();
+            let rho: Vec<f32> = tasks
+                .tasks
+                .iter()
+                .map(|task| task.mean().unwrap() as f32)
+                .collect();
             assert_close(
                 "rho",
                 &rho,

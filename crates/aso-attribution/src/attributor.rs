@@ -47,11 +47,11 @@ pub struct Measurement {
     pub similarity: Similarity,
 }
 
-/// Similarity of the current model and the model without one past task.
+/// Similarity of the current model and the models that lack one past task each.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TaskWeights {
-    /// rho_k for every past task k, `None` where no block could be compared.
-    pub rho: Vec<Option<f64>>,
+pub struct TaskSimilarity {
+    /// For every past task k the similarity per block; its mean is rho_k.
+    pub tasks: Vec<Similarity>,
 }
 
 /// Measures how the active subspace changed the model's use of its representations.
@@ -181,15 +181,18 @@ impl Attributor {
         model: &M,
         batch: &TokenBatch,
         past_tasks: usize,
-    ) -> Result<Option<TaskWeights>, BackboneError> {
+    ) -> Result<Option<TaskSimilarity>, BackboneError> {
         let Some(current) = self.scores(model, batch, AdapterScope::All)? else {
             return Ok(None);
         };
-        let mut rho = Vec::with_capacity(past_tasks);
+        let mut tasks = Vec::with_capacity(past_tasks);
         for task in 0..past_tasks {
-            let without = self.scores(model, batch, AdapterScope::WithoutFrozen(task))?;
-            rho.push(without.and_then(|without| Similarity::between(&current, &without).mean()));
+            let scope = AdapterScope::WithoutFrozen(task);
+            let Some(without) = self.scores(model, batch, scope)? else {
+                return Ok(None);
+            };
+            tasks.push(Similarity::between(&current, &without));
         }
-        Ok(Some(TaskWeights { rho }))
+        Ok(Some(TaskSimilarity { tasks }))
     }
 }

@@ -25,7 +25,7 @@ mod attributor;
 mod integrated_gradients;
 mod similarity;
 
-pub use attributor::{Attributor, Measurement, Preset, TapChoice, TaskWeights};
+pub use attributor::{Attributor, Measurement, Preset, TapChoice, TaskSimilarity};
 pub use integrated_gradients::{AttributionScores, IntegratedGradients, PathRule, RowFactor};
 pub use similarity::{Similarity, pearson};
 

@@ -31,6 +31,10 @@ pub trait BlockTaps {
     /// Number of tapped blocks, numbered from 0.
     fn tapped_blocks(&self, point: TapPoint) -> usize;
 
+    /// The tapped block that a linear layer belongs to, as the point under which it is numbered and its
+    /// number; `None` for a layer outside the blocks.
+    fn tapped_block_of(&self, layer: &str) -> Option<(TapPoint, usize)>;
+
     /// Runs the model without dropout and without a graph, keeping what continuing needs.
     ///
     /// Every row must have a label ([`TokenBatch::first_label`]) unless the point is

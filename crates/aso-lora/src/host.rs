@@ -16,31 +16,37 @@ pub trait AdapterHost {
     /// [`visit_linears`](Self::visit_linears).
     fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut LoraLinear));
 
+    /// Whether a subspace could be started with this configuration.
+    ///
+    /// # Errors
+    /// [`LoraError::InvalidConfig`] for values out of range, [`LoraError::NoTarget`] if no layer matches.
+    fn check_targets(&self, config: &LoraConfig) -> Result<(), LoraError> {
+        config.validate()?;
+        let mut matches = false;
+        self.visit_linears(&mut |layer| matches |= config.target_modules.matches(layer.name()));
+        if matches { Ok(()) } else { Err(no_target(self, &config.target_modules)) }
+    }
+
     /// Starts a fresh subspace on every target layer and clears the others.
     ///
     /// `A` is drawn from `(seed, task, layer name)`, `B` is zero.
     ///
     /// # Errors
-    /// [`LoraError::InvalidConfig`] for values out of range, [`LoraError::NoTarget`] if no layer matches.
+    /// As [`check_targets`](Self::check_targets); the model is then unchanged.
     fn start_subspace(
         &mut self,
         config: &LoraConfig,
         seed: u64,
         task: u64,
     ) -> Result<(), LoraError> {
-        config.validate()?;
-        let mut started = 0;
+        self.check_targets(config)?;
         self.visit_linears_mut(&mut |layer| {
             if config.target_modules.matches(layer.name()) {
                 layer.start_subspace(config, seed, task);
-                started += 1;
             } else {
                 layer.discard_active();
             }
         });
-        if started == 0 {
-            return Err(no_target(self, &config.target_modules));
-        }
         Ok(())
     }
 

@@ -27,7 +27,7 @@ enum Traced {
         /// position; absent when none does.
         prefix: Option<(Vec<KeyValue>, Tensor<4>)>,
         own_bias: Tensor<4>,
-        memory: EncoderMemory,
+        memory: Box<EncoderMemory>,
     },
     Encoder {
         hidden: Vec<Tensor<3>>,
@@ -110,7 +110,7 @@ impl T5ForConditionalGeneration {
                 hidden,
                 prefix,
                 own_bias,
-                memory,
+                memory: Box::new(memory),
             },
             targets,
         ))
@@ -192,6 +192,16 @@ impl BlockTaps for T5ForConditionalGeneration {
         match point {
             TapPoint::Answer => self.decoder.blocks.len(),
             TapPoint::Encoder | TapPoint::EncoderReadout => self.encoder.blocks.len(),
+        }
+    }
+
+    fn tapped_block_of(&self, layer: &str) -> Option<(TapPoint, usize)> {
+        let (stack, rest) = layer.split_once(".block.")?;
+        let block = rest.split('.').next()?.parse().ok()?;
+        match stack {
+            "encoder" => Some((TapPoint::Encoder, block)),
+            "decoder" => Some((TapPoint::Answer, block)),
+            _ => None,
         }
     }
 

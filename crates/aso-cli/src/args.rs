@@ -1,0 +1,265 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::device::DeviceName;
+
+/// Continual learning of language models: one low-rank subspace per task, attribution-weighted soft
+/// orthogonality between them.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_STATUS, after_long_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_STATUS: &str = "Exit status: 0 done; 2 bad usage, bad input or a failed run; \
+130 interrupted, with everything needed to resume saved.";
+
+const EXAMPLES: &str = "\
+Examples:
+  aso demo
+      The built-in model learns the built-in tasks, with seq-lora and with aso-lora.
+  aso config --example cl-benchmark > run.toml
+      A commented configuration to start from.
+  aso run run.toml --out runs/order1 --set method.name=o-lora --seed 2
+      One run; runs/order1 then holds adapters, metrics and results.json.
+  aso run run.toml --out runs/order1 --resume
+      Goes on after any interruption.
+  aso run --continue runs/order1 --tasks SST-2,RTE
+      Teaches a finished run more tasks.
+  aso predict --model t5 --adapter runs/order1/adapters/00-dbpedia --input in.jsonl --output out.jsonl
+
+Exit status: 0 done; 2 bad usage, bad input or a failed run; 130 interrupted, with everything
+needed to resume saved.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Where to compute: flex (CPU), wgpu, vulkan, metal, cuda, rocm; a number picks one of several,
+    /// as in cuda:1 [default: the first of these that is compiled in]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DEVICE",
+        help_heading = "Global options"
+    )]
+    pub(crate) device: Option<DeviceName>,
+    /// CPU threads [default: one per core]
+    #[arg(long, global = true, value_name = "N", help_heading = "Global options")]
+    pub(crate) threads: Option<usize>,
+    /// No progress and no information, only warnings and errors
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    pub(crate) quiet: bool,
+    /// More information
+    #[arg(
+        long,
+        short,
+        global = true,
+        conflicts_with = "quiet",
+        help_heading = "Global options"
+    )]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the built-in example: seq-lora forgets, aso-lora less
+    Demo(DemoArgs),
+    /// Train a stream of tasks and evaluate after each
+    Run(RunArgs),
+    /// Evaluate a model with adapters on tasks
+    Eval(EvalArgs),
+    /// Answer the inputs of a JSONL file
+    Predict(PredictArgs),
+    /// Write what the model computes for one batch, for comparison with other systems
+    Probe(ProbeArgs),
+    /// Print a commented configuration
+    Config(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Keep the two run directories, DIR/seq-lora and DIR/aso-lora
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Seed of subspaces, dropout and order
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Print the results as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  aso run run.toml
+  aso run run.toml --out runs/a --seed 3 --set train.lr=5e-4 --set method.name=inc-lora
+  aso run run.toml --out runs/a --resume
+  aso run --out runs/a --resume
+  aso run --continue runs/a --tasks SST-2,RTE")]
+pub(crate) struct RunArgs {
+    /// The configuration (TOML); may be left out with --resume or --continue
+    #[arg(value_name = "CONFIG", required_unless_present_any = ["resume", "extend"])]
+    pub(crate) config: Option<PathBuf>,
+    /// The run directory [default: runs/NAME for NAME.toml]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Overrides `seed` of the configuration
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Go on with the run in the directory, or start it if it is empty
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Overrides one key of the configuration, e.g. train.lr=5e-4
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Append --tasks to a finished run
+    #[arg(
+        long = "continue",
+        value_name = "RUN",
+        requires = "tasks",
+        conflicts_with_all = ["config", "out", "resume", "set", "seed"]
+    )]
+    pub(crate) extend: Option<PathBuf>,
+    /// The tasks to append, separated by commas
+    #[arg(
+        long,
+        value_name = "TASK,..",
+        value_delimiter = ',',
+        requires = "extend"
+    )]
+    pub(crate) tasks: Vec<String>,
+    /// Print the results as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  aso eval --run runs/a
+  aso eval --model t5 --adapter runs/a/adapters/00-dbpedia --data data/cl-benchmark --tasks dbpedia --max-eval 500")]
+pub(crate) struct EvalArgs {
+    /// Evaluate the final model of a run on its tasks, with its settings
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "adapter", "data"])]
+    pub(crate) run: Option<PathBuf>,
+    /// Model folder, or embedded:demo
+    #[arg(long, value_name = "DIR", required_unless_present = "run")]
+    pub(crate) model: Option<String>,
+    /// Adapter folder; repeat in task order
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Vec<PathBuf>,
+    /// Folder of tasks: the CL benchmark or JSONL; left out, the built-in suite
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// The tasks, separated by commas [default: all of the run or folder]
+    #[arg(long, value_name = "TASK,..", value_delimiter = ',')]
+    pub(crate) tasks: Vec<String>,
+    /// Evaluate at most the first N examples of each task
+    #[arg(long, value_name = "N")]
+    pub(crate) max_eval: Option<usize>,
+    /// Overrides one key of the configuration, e.g. data.eval_split=dev
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Print the scores as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Each line of the input is {\"input\": \"..\"}, with an optional \"target\". Each line of the output adds
+\"prediction\" and, where there is a target, \"correct\".
+
+Example:
+  aso predict --model t5 --adapter runs/a/adapters/00-news --input in.jsonl --output out.jsonl")]
+pub(crate) struct PredictArgs {
+    /// Model folder, or embedded:demo
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: String,
+    /// Adapter folder; repeat in task order
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Vec<PathBuf>,
+    /// Inputs, one JSON object a line
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) input: PathBuf,
+    /// Answers, one JSON object a line; replaced as a whole
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) output: PathBuf,
+    /// Examples generated together
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(crate) batch_size: usize,
+    /// Longest source in tokens
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) max_source: usize,
+    /// Longest answer in tokens
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) max_new_tokens: usize,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+The batch is a JSON object with nested arrays `input_ids`, `attention_mask` and `labels` (-100 ignored; the
+decoder's inputs are the labels shifted right, with -100 fed as padding). No tokenizer is read, nothing is dropped
+out. Adapters are given in task order: the last one is the active subspace, the others are frozen.
+
+Written as f32: `logits` [B, T, V]; `loss` [1] (mean cross entropy); `penalty.orthogonality` and `penalty.norm`
+[1] (raw); `attribution.current.L` and `attribution.previous.L` [d_model] for every tapped block L from 0;
+`similarity` [blocks] (NaN where a block was skipped); `weight` [1]. With --gradients, of the loss:
+`grad.MODULE.lora_A.weight` [r, d_in] and `grad.MODULE.lora_B.weight` [d_out, r] of the active subspace.
+Without adapters the penalties are 0, the weight is 1 and there are no gradients.
+
+Example:
+  aso probe --model t5 --adapter a --adapter b --batch batch.json --out probe.safetensors --gradients")]
+pub(crate) struct ProbeArgs {
+    /// Model folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Adapter folder; repeat in task order
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Vec<PathBuf>,
+    /// Token ids, mask and labels
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) batch: PathBuf,
+    /// Where to write; replaced as a whole
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) out: PathBuf,
+    /// How to attribute
+    #[arg(long, value_enum, default_value_t = AttributionArg::Aso)]
+    pub(crate) attribution: AttributionArg,
+    /// Also write gradients of the loss
+    #[arg(long)]
+    pub(crate) gradients: bool,
+}
+
+/// The attribution of `aso probe`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AttributionArg {
+    /// Gold-token attribution through the decoder
+    Aso,
+    /// What the released code computes
+    Reference,
+    /// Leave it out
+    None,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Which configuration to print; it runs as it is
+    #[arg(long, value_enum)]
+    pub(crate) example: ExampleArg,
+}
+
+/// The examples of `aso config`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExampleArg {
+    /// The built-in model on the built-in tasks
+    Demo,
+    /// The CL benchmark
+    ClBenchmark,
+}

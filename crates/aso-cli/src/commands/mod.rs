@@ -1,0 +1,8 @@
+//! One module per command.
+
+pub(crate) mod config;
+pub(crate) mod demo;
+pub(crate) mod eval;
+pub(crate) mod predict;
+pub(crate) mod probe;
+pub(crate) mod run;

@@ -1,0 +1,110 @@
+//! `aso predict`.
+
+use std::process::ExitCode;
+
+use aso_backbones::Backbone;
+use aso_data::jsonl::read_inputs;
+use aso_data::{Example, Seq2SeqEncoder, exact_match};
+use aso_lora::AdapterScope;
+use aso_trainer::config::ModelSettings;
+use aso_trainer::evaluate::Evaluator;
+use aso_trainer::events::{Event, Observer};
+use aso_trainer::files::atomic_write;
+use aso_trainer::load::{load_adapters, load_model};
+use burn::tensor::Device;
+use serde::Serialize;
+
+use crate::args::PredictArgs;
+use crate::progress::Terminal;
+
+/// One line of the output.
+#[derive(Debug, Serialize)]
+struct Prediction<'a> {
+    input: &'a str,
+    prediction: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correct: Option<bool>,
+}
+
+pub(crate) fn run(
+    args: &PredictArgs,
+    device: &Device,
+    terminal: Terminal,
+) -> anyhow::Result<ExitCode> {
+    let inputs = read_inputs(&args.input)?;
+    let settings = ModelSettings {
+        path: args.model.clone(),
+        ..ModelSettings::default()
+    };
+    let mut loaded = load_model(&settings, device)?;
+    load_adapters(&mut loaded.model, &args.adapter, &loaded.fingerprint, false)?;
+
+    let examples: Vec<Example> = inputs
+        .iter()
+        .map(|line| Example::plain(&line.input, line.target.as_deref().unwrap_or_default()))
+        .collect();
+    let encoder = Seq2SeqEncoder::new(
+        &loaded.tokenizer,
+        args.max_source,
+        args.max_new_tokens.max(2),
+    )?;
+    let name = args.input.display().to_string();
+    let encoded = encoder.encode_all(&name, &examples)?;
+    let vocabulary = loaded.model.vocabulary();
+    for (line, example) in encoded.iter().enumerate() {
+        if let Some(id) = example.source.iter().find(|id| **id as usize >= vocabulary) {
+            anyhow::bail!(
+                "{name}: input {line}: token id {id} is outside the model's vocabulary of {vocabulary}; \
+                 the tokenizer does not belong to this model"
+            );
+        }
+    }
+
+    let evaluator = Evaluator {
+        tokenizer: &loaded.tokenizer,
+        pad: loaded.tokenizer.pad_id().unwrap_or(0),
+        batch_size: args.batch_size,
+        max_new_tokens: args.max_new_tokens,
+    };
+    let mut progress = terminal.observer(1);
+    let rows: Vec<_> = encoded.iter().collect();
+    progress.event(Event::EvaluationStarted {
+        after: None,
+        task: &name,
+        examples: rows.len(),
+    });
+    let answers = evaluator.answers(&loaded.model, &rows, AdapterScope::All, &mut |done| {
+        progress.event(Event::EvaluationProgress { done });
+    })?;
+
+    let mut text = Vec::new();
+    let (mut right, mut known) = (0, 0);
+    for (line, prediction) in inputs.iter().zip(&answers) {
+        let target = line.target.as_deref();
+        let correct = target.map(|target| exact_match(prediction, target));
+        known += usize::from(correct.is_some());
+        right += usize::from(correct == Some(true));
+        serde_json::to_writer(
+            &mut text,
+            &Prediction {
+                input: &line.input,
+                prediction,
+                target,
+                correct,
+            },
+        )?;
+        text.push(b'\n');
+    }
+    atomic_write(&args.output, &text)?;
+    drop(progress);
+    tracing::info!(
+        inputs = inputs.len(),
+        with_target = known,
+        correct = right,
+        output = %args.output.display(),
+        "predicted"
+    );
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,58 @@
+//! `aso`: continual learning of language models with one low-rank subspace per task.
+//!
+//! The library holds the whole program, so that tests run the same code; the binary calls [`main`].
+//!
+//! Exit status: 0 done, 2 bad usage, bad input or a failed run (one line on stderr says why), 130
+//! interrupted after everything needed to resume was saved.
+
+mod args;
+mod commands;
+mod device;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::progress::Terminal;
+
+/// Exit status after an interruption that saved its progress: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// Parses the arguments of the process and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let terminal = Terminal::start(cli.global.quiet, cli.global.verbose);
+    match run(cli, terminal) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            anstream::eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: Cli, terminal: Terminal) -> anyhow::Result<ExitCode> {
+    device::set_threads(cli.global.threads)?;
+    let open_device = || device::open(cli.global.device.as_ref());
+    match cli.command {
+        Command::Demo(args) => commands::demo::run(&args, &open_device()?, terminal),
+        Command::Run(args) => commands::run::run(args, open_device, terminal),
+        Command::Eval(args) => commands::eval::run(&args, &open_device()?, terminal),
+        Command::Predict(args) => commands::predict::run(&args, &open_device()?, terminal),
+        Command::Probe(args) => commands::probe::run(&args, &open_device()?),
+        Command::Config(args) => commands::config::run(&args),
+    }
+}
+
+/// A reader that closed the pipe (`aso .. | head`) is no error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

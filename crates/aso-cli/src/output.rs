@@ -1,0 +1,183 @@
+//! Results as tables and JSON on stdout.
+
+use aso_trainer::RunResults;
+use comfy_table::{CellAlignment, Table, presets};
+
+/// Prints a value as JSON.
+pub(crate) fn print_json<T: serde::Serialize>(value: &T) -> anyhow::Result<()> {
+    write_stdout(&serde_json::to_string_pretty(value)?)
+}
+
+/// Prints text and a line end.
+pub(crate) fn write_stdout(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut stdout = anstream::stdout().lock();
+    writeln!(stdout, "{text}")?;
+    Ok(stdout.flush()?)
+}
+
+/// The accuracy matrix, the metrics and the soft weights of a run.
+pub(crate) fn report(results: &RunResults) -> String {
+    let weights = soft_weights(results);
+    let parts = [matrix(results), metrics(std::slice::from_ref(results))];
+    parts
+        .into_iter()
+        .chain(weights)
+        .collect::<Vec<_>>()
+        .join("\n\n")
+}
+
+/// Two runs next to one another.
+pub(crate) fn comparison(left: &RunResults, right: &RunResults) -> String {
+    let tables = side_by_side(&matrix(left), &matrix(right));
+    let metrics = metrics(&[left.clone(), right.clone()]);
+    let weights = [left, right].into_iter().filter_map(soft_weights);
+    [tables, metrics]
+        .into_iter()
+        .chain(weights)
+        .collect::<Vec<_>>()
+        .join("\n\n")
+}
+
+fn score(score: Option<f64>) -> String {
+    score.map_or_else(|| "-".to_owned(), |score| format!("{score:.2}"))
+}
+
+fn table(header: Vec<String>) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED)
+        .set_header(header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// R with one row per trained task.
+fn matrix(results: &RunResults) -> String {
+    let header = std::iter::once("after \\ on".to_owned()).chain(results.tasks.iter().cloned());
+    let mut table = table(header.collect());
+    for row in results.matrix_rows() {
+        let name = row.after.unwrap_or("(backbone)").to_owned();
+        let scores = row.scores.iter().map(|value| score(*value));
+        table.add_row(std::iter::once(name).chain(scores));
+    }
+    format!(
+        "{}, seed {}: exact match in percent\n{table}",
+        results.method, results.seed
+    )
+}
+
+fn metrics(runs: &[RunResults]) -> String {
+    let names = [
+        "method",
+        "AP",
+        "AP by sample",
+        "BWT",
+        "forgetting",
+        "FWT",
+        "learning accuracy",
+    ];
+    let mut table = table(names.map(str::to_owned).to_vec());
+    for run in runs {
+        let values = [
+            run.ap,
+            run.ap_by_sample,
+            run.bwt,
+            run.forgetting,
+            run.fwt,
+            run.learning_accuracy,
+        ];
+        table.add_row(std::iter::once(run.method.to_string()).chain(values.map(score)));
+    }
+    table.to_string()
+}
+
+/// Soft weight and similarity per task, for a method that has them.
+fn soft_weights(results: &RunResults) -> Option<String> {
+    if results.soft_weights.iter().all(Vec::is_empty) {
+        return None;
+    }
+    let header = [
+        "task",
+        "measurements",
+        "soft weight w",
+        "similarity rho",
+        "per block (mean)",
+    ];
+    let mut table = table(header.map(str::to_owned).to_vec());
+    let traces = results
+        .tasks
+        .iter()
+        .zip(&results.soft_weights)
+        .zip(&results.similarity);
+    for ((task, weights), similarity) in traces.filter(|((_, weights), _)| !weights.is_empty()) {
+        let three =
+            |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
+        let blocks = similarity.first().map_or(0, |point| point.blocks.len());
+        let blocks: Vec<String> = (0..blocks)
+            .map(|block| {
+                three(mean(
+                    similarity
+                        .iter()
+                        .filter_map(|point| point.blocks.get(block).copied()?),
+                ))
+            })
+            .collect();
+        table.add_row([
+            task.clone(),
+            weights.len().to_string(),
+            three(mean(weights.iter().map(|point| point.weight))),
+            three(mean(similarity.iter().filter_map(|point| point.mean()))),
+            blocks.join(" "),
+        ]);
+    }
+    Some(format!(
+        "{}: how similar each task looked to the past (mean over its measurements)\n{table}",
+        results.method
+    ))
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let values: Vec<f64> = values.collect();
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// Joins two blocks of text line by line, or puts one under the other if the terminal is too narrow.
+fn side_by_side(left: &str, right: &str) -> String {
+    let width = |text: &str| {
+        text.lines()
+            .map(|line| line.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let left_width = width(left);
+    let columns = terminal_width();
+    if columns.is_some_and(|columns| left_width + 3 + width(right) > columns) {
+        return format!("{left}\n\n{right}");
+    }
+    let lines = left.lines().count().max(right.lines().count());
+    let line = |text: &'_ str, at: usize| text.lines().nth(at).unwrap_or("").to_owned();
+    (0..lines)
+        .map(|at| {
+            let start = line(left, at);
+            let padding = " ".repeat(left_width - start.chars().count() + 3);
+            format!("{start}{padding}{}", line(right, at))
+                .trim_end()
+                .to_owned()
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Columns of the terminal on stdout; `None` where there is none.
+fn terminal_width() -> Option<usize> {
+    use std::io::IsTerminal;
+    let columns = std::env::var("COLUMNS")
+        .ok()
+        .and_then(|columns| columns.parse().ok());
+    std::io::stdout()
+        .is_terminal()
+        .then(|| columns.unwrap_or(120))
+}

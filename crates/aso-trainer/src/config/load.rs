@@ -1,0 +1,696 @@
+//! From text to a checked [`RunConfig`], and back.
+
+use std::fmt;
+use std::path::Path;
+
+use aso_lora::TargetModules;
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use toml::de::{DeTable, DeValue};
+use toml::{Table, Value};
+
+use super::schema::{self, Schema};
+use super::{ConfigError, Origin, RunConfig};
+
+/// The keys that hold a path, as section and name.
+const PATH_KEYS: [(&str, &str); 2] = [("model", "path"), ("data", "path")];
+
+/// Pairs of keys of which only one may be set. A `--set` of one removes the other from the file's
+/// values.
+const ALTERNATIVES: [(&str, &str, &str); 2] =
+    [("stream", "order", "tasks"), ("train", "epochs", "steps")];
+
+impl RunConfig {
+    /// Reads and checks a configuration file, then applies the `--set KEY=VALUE` arguments in
+    /// `set`.
+    ///
+    /// `KEY` is dotted (`train.lr`); `VALUE` is TOML, or a bare word that is taken as a string.
+    /// Setting one of `train.epochs` and `train.steps`, or of `stream.order` and `stream.tasks`,
+    /// replaces the other. Relative paths in the file are relative to its folder, those in `set` to
+    /// the current directory; the result holds absolute paths.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file and line, or the argument, and the key.
+    pub fn load(path: &Path, set: &[String]) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path, set)
+    }
+
+    /// [`RunConfig::load`] for text already read; `path` is used for messages and as the place that
+    /// relative paths start from.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
+    pub fn parse(text: &str, path: &Path, set: &[String]) -> Result<Self, ConfigError> {
+        let file = Source { path, text };
+        // The file alone first, while its spans are at hand.
+        let document = toml::Deserializer::parse(text).map_err(|error| file.syntax(&error))?;
+        deserialize(document, |key, offset| file.origin(key, offset))?;
+
+        let mut table = text.parse::<Table>().map_err(|error| file.syntax(&error))?;
+        absolute_paths(&mut table, path.parent().unwrap_or(Path::new("")));
+        let mut assignments = Vec::with_capacity(set.len());
+        for argument in set {
+            let assignment = Assignment::parse(argument)?;
+            let mut overlay = assignment.to_table();
+            absolute_paths(&mut overlay, Path::new(""));
+            drop_alternatives(&mut table, &overlay);
+            merge(&mut table, overlay);
+            assignments.push(assignment);
+        }
+        let origin = |key: &str, span| {
+            // The last argument wins, so it is the one to blame.
+            match assignments
+                .iter()
+                .rev()
+                .find(|assignment| assignment.touches(key))
+            {
+                Some(assignment) => Origin::Set {
+                    argument: assignment.argument.clone(),
+                },
+                None => file.origin(key, span),
+            }
+        };
+        let config = deserialize(Value::Table(table), origin)?;
+        match super::validate::check(&config) {
+            Ok(()) => Ok(config),
+            Err(violation) => {
+                let origin = origin(&violation.key, None);
+                Err(violation.at(origin))
+            }
+        }
+    }
+
+    /// Checks a configuration built in code.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] names the key, what is accepted and what was found.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        super::validate::check(self).map_err(|violation| violation.at(Origin::Code))
+    }
+
+    /// The configuration as TOML with every default written out; unset keys are absent. Parsing it
+    /// gives `self` again.
+    ///
+    /// # Errors
+    /// [`ConfigError::Write`] when a value has no TOML form (a path that is not UTF-8, a seed above
+    /// `i64::MAX`).
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        Ok(toml::to_string_pretty(self)?)
+    }
+}
+
+/// Reads `lora.target_modules` without losing the place of an error, which an untagged enum would.
+pub(super) fn target_modules<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<TargetModules, D::Error> {
+    struct Names;
+
+    impl<'de> Visitor<'de> for Names {
+        type Value = TargetModules;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of names, or \"{}\"", TargetModules::ALL_LINEAR)
+        }
+
+        fn visit_str<E: de::Error>(self, value: &str) -> Result<TargetModules, E> {
+            if value == TargetModules::ALL_LINEAR {
+                Ok(TargetModules::Pattern(value.to_owned()))
+            } else {
+                Err(E::invalid_value(de::Unexpected::Str(value), &self))
+            }
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<TargetModules, A::Error> {
+            let mut names = Vec::new();
+            while let Some(name) = list.next_element()? {
+                names.push(name);
+            }
+            Ok(TargetModules::Names(names))
+        }
+    }
+
+    deserializer.deserialize_any(Names)
+}
+
+/// Deserialises with the path of a wrong value and of unknown keys; `origin` finds the place of a
+/// key.
+fn deserialize<'de, D>(
+    deserializer: D,
+    origin: impl Fn(&str, Option<usize>) -> Origin,
+) -> Result<RunConfig, ConfigError>
+where
+    D: Deserializer<'de, Error = toml::de::Error>,
+{
+    let mut unknown = Vec::new();
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(deserializer, &mut track);
+    let mut ignored = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
+    let result = RunConfig::deserialize(serde_ignored::Deserializer::new(tracked, &mut ignored));
+    let config = result.map_err(|error| {
+        let key = track.path().to_string();
+        let start = error.span().map(|span| span.start);
+        let message = error.message().to_owned();
+        ConfigError::Type {
+            origin: origin(&key, start),
+            key,
+            message,
+        }
+    })?;
+    match unknown.into_iter().next() {
+        None => Ok(config),
+        Some(key) => {
+            let section = key.rsplit_once('.').map_or("", |(section, _)| section);
+            Err(ConfigError::UnknownKey {
+                origin: origin(&key, None),
+                suggestion: schema::nearest(RunConfig::KEYS, &key),
+                known: schema::names_in(RunConfig::KEYS, section),
+                key,
+            })
+        }
+    }
+}
+
+/// A configuration file's text, for finding places in it.
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn at(&self, offset: Option<usize>) -> Origin {
+        let line = offset
+            .and_then(|offset| self.text.as_bytes().get(..offset))
+            .map(|before| 1 + before.iter().filter(|&&byte| byte == b'\n').count());
+        Origin::File {
+            path: self.path.to_owned(),
+            line,
+        }
+    }
+
+    fn syntax(&self, error: &toml::de::Error) -> ConfigError {
+        let origin = self.at(error.span().map(|span| span.start));
+        ConfigError::Syntax {
+            origin,
+            message: error.message().to_owned(),
+        }
+    }
+
+    /// The place of a dotted key; `offset` is used where the parser gave one.
+    fn origin(&self, key: &str, offset: Option<usize>) -> Origin {
+        self.at(offset.or_else(|| self.find(key)))
+    }
+
+    /// The offset of the deepest part of a dotted key that the file holds.
+    fn find(&self, key: &str) -> Option<usize> {
+        let document = DeTable::parse(self.text).ok()?;
+        let mut table = document.get_ref();
+        let mut offset = None;
+        for name in key.split('.') {
+            let Some((found, value)) = table.iter().find(|(k, _)| k.get_ref() == name) else {
+                break;
+            };
+            offset = Some(found.span().start);
+            match value.get_ref() {
+                DeValue::Table(below) => table = below,
+                _ => break,
+            }
+        }
+        offset
+    }
+}
+
+/// A parsed `--set KEY=VALUE` argument.
+struct Assignment {
+    argument: String,
+    key: Vec<String>,
+    value: Value,
+}
+
+impl Assignment {
+    fn parse(argument: &str) -> Result<Self, ConfigError> {
+        let wrong = |message: String| ConfigError::Set {
+            argument: argument.to_owned(),
+            message,
+        };
+        let (key, value) = argument
+            .split_once('=')
+            .ok_or_else(|| wrong("expected KEY=VALUE, e.g. train.lr=1e-4".into()))?;
+        // TOML's own rules for dotted and quoted keys.
+        let parsed = format!("{key} = 0").parse::<Table>();
+        let key = parsed
+            .ok()
+            .and_then(|table| single_path(&table))
+            .ok_or_else(|| wrong(format!("`{key}` is not a dotted key such as train.lr")))?;
+        let value = value.trim();
+        let value = match value.parse::<Value>() {
+            Ok(value) => value,
+            // A bare word; something that begins as a TOML list, table or string was meant to be
+            // one.
+            Err(error) if value.starts_with(['[', '{', '"', '\'']) => {
+                return Err(wrong(format!(
+                    "the value is not valid TOML: {}",
+                    error.message()
+                )));
+            }
+            Err(_) => Value::String(value.to_owned()),
+        };
+        Ok(Self {
+            argument: argument.to_owned(),
+            key,
+            value,
+        })
+    }
+
+    /// The assignment as nested tables.
+    fn to_table(&self) -> Table {
+        let mut value = self.value.clone();
+        for name in self.key.iter().skip(1).rev() {
+            value = Value::Table(Table::from_iter([(name.clone(), value)]));
+        }
+        self.key
+            .first()
+            .map(|name| (name.clone(), value))
+            .into_iter()
+            .collect()
+    }
+
+    /// Whether the assignment set the value at `key`, something below it or something above it.
+    fn touches(&self, key: &str) -> bool {
+        key.split('.').zip(&self.key).all(|(a, b)| a == b)
+    }
+}
+
+/// The path to the only leaf of a table.
+fn single_path(table: &Table) -> Option<Vec<String>> {
+    let mut entries = table.iter();
+    let (name, value) = entries.next()?;
+    if entries.next().is_some() {
+        return None;
+    }
+    let mut path = vec![name.clone()];
+    if let Value::Table(below) = value {
+        path.extend(single_path(below)?);
+    }
+    Some(path)
+}
+
+/// Makes the paths in `table` absolute, starting from `base`.
+fn absolute_paths(table: &mut Table, base: &Path) {
+    for (section, name) in PATH_KEYS {
+        let value = table
+            .get_mut(section)
+            .and_then(|section| section.get_mut(name));
+        if let Some(Value::String(path)) = value
+            && !path.is_empty()
+            && !path.starts_with("embedded:")
+            && let Ok(absolute) = std::path::absolute(base.join(&*path))
+        {
+            *path = absolute.to_string_lossy().into_owned();
+        }
+    }
+}
+
+/// Removes from `table` the alternative of each key that `overlay` sets.
+fn drop_alternatives(table: &mut Table, overlay: &Table) {
+    for (section, one, other) in ALTERNATIVES {
+        for (set, replaced) in [(one, other), (other, one)] {
+            let chosen = overlay
+                .get(section)
+                .is_some_and(|section| section.get(set).is_some());
+            if chosen && let Some(Value::Table(section)) = table.get_mut(section) {
+                section.remove(replaced);
+            }
+        }
+    }
+}
+
+/// Writes the values of `overlay` into `table`; tables are merged.
+fn merge(table: &mut Table, overlay: Table) {
+    for (name, value) in overlay {
+        match (table.get_mut(&name), value) {
+            (Some(Value::Table(below)), Value::Table(overlay)) => merge(below, overlay),
+            (_, value) => {
+                table.insert(name, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{
+        AttributionPreset, DataFormat, EvalTasks, MethodName, PenaltyKind, TaskOverride,
+        TrainLength,
+    };
+
+    fn parse(text: &str, set: &[&str]) -> Result<RunConfig, ConfigError> {
+        let set: Vec<String> = set.iter().map(|&argument| argument.into()).collect();
+        RunConfig::parse(text, Path::new("/configs/run.toml"), &set)
+    }
+
+    fn message(text: &str, set: &[&str]) -> String {
+        parse(text, set).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(parse("", &[]).unwrap(), RunConfig::default());
+    }
+
+    #[test]
+    fn every_section_is_read() {
+        let config = parse(
+            r#"
+            seed = 7
+            [model]
+            path = "../t5"
+            [lora]
+            rank = 4
+            alpha = 16
+            target_modules = "all-linear"
+            [data]
+            format = "cl-benchmark"
+            path = "/data"
+            [stream]
+            tasks = ["SST-2", "amazon"]
+            overrides.SST-2.lr = 5e-4
+            [method]
+            name = "o-lora"
+            penalty = "mean-abs-cosine"
+            [attribution]
+            preset = "reference"
+            [train]
+            steps = 12
+            [eval]
+            tasks = "seen+next"
+            "#,
+            &[],
+        )
+        .unwrap();
+        assert_eq!(config.seed, 7);
+        assert_eq!(config.model.path, "/configs/../t5");
+        assert_eq!(config.lora.alpha, 16.0);
+        assert_eq!(
+            config.lora.target_modules,
+            TargetModules::Pattern("all-linear".into())
+        );
+        assert_eq!(config.data.format, DataFormat::ClBenchmark);
+        assert_eq!(config.data.path.as_deref(), Some(Path::new("/data")));
+        assert_eq!(config.tasks().unwrap(), ["SST-2", "amazon"]);
+        assert_eq!(config.task_settings("SST-2").lr, 5e-4);
+        assert_eq!(config.method.name, MethodName::OLora);
+        assert_eq!(config.method.penalty, PenaltyKind::MeanAbsCosine);
+        assert_eq!(config.attribution.preset, AttributionPreset::Reference);
+        assert_eq!(config.train.length(), TrainLength::Steps(12));
+        assert_eq!(config.eval.tasks, EvalTasks::SeenNext);
+    }
+
+    #[test]
+    fn unknown_keys_name_place_and_suggestion() {
+        assert_eq!(
+            message("seed = 1\n[train]\nlrate = 1e-4\n", &[]),
+            "/configs/run.toml:3: unknown key `train.lrate`; did you mean `train.lr`?"
+        );
+        assert_eq!(
+            message("seed = 1\n\n[trian]\nlr = 1e-4\n", &[]),
+            "/configs/run.toml:3: unknown key `trian`; did you mean `train`?"
+        );
+        assert_eq!(
+            message("[stream.overrides.a]\nepoch = 2\n", &[]),
+            "/configs/run.toml:2: unknown key `stream.overrides.a.epoch`; \
+             did you mean `stream.overrides.a.epochs`?"
+        );
+        assert_eq!(
+            message("[model]\nxyzzy = 2\n", &[]),
+            "/configs/run.toml:2: unknown key `model.xyzzy`; known keys there: path, dropout"
+        );
+        assert_eq!(
+            message("", &["train.lrate=1e-4"]),
+            "--set train.lrate=1e-4: unknown key `train.lrate`; did you mean `train.lr`?"
+        );
+    }
+
+    #[test]
+    fn type_errors_name_place_and_key() {
+        let text = "[train]\nbatch_size = 8\nlr = \"fast\"\n";
+        let found = message(text, &[]);
+        assert!(
+            found.starts_with("/configs/run.toml:3: `train.lr`: invalid type: string"),
+            "{found}"
+        );
+        let found = message("[method]\nname = \"aso\"\n", &[]);
+        assert!(
+            found.starts_with("/configs/run.toml:2: `method.name"),
+            "{found}"
+        );
+        assert!(
+            found.contains("unknown variant `aso`") && found.contains("`aso-lora`"),
+            "{found}"
+        );
+        let found = message("[lora]\nrank = -1\n", &[]);
+        assert!(
+            found.starts_with("/configs/run.toml:2: `lora.rank`"),
+            "{found}"
+        );
+        let found = message("[lora]\ntarget_modules = \"q\"\n", &[]);
+        assert!(
+            found.contains(":2: `lora.target_modules`") && found.contains("all-linear"),
+            "{found}"
+        );
+        let found = message("[lora]\ntarget_modules = [\"q\", 3]\n", &[]);
+        assert!(found.contains(":2: `lora.target_modules"), "{found}");
+        let found = message("model = 3\n", &[]);
+        assert!(found.starts_with("/configs/run.toml:1: `model`"), "{found}");
+        let found = message("", &["train.lr=fast"]);
+        assert!(
+            found.starts_with("--set train.lr=fast: `train.lr`: invalid type"),
+            "{found}"
+        );
+        let found = message("[train]\nlr = = 3", &[]);
+        assert!(
+            found.starts_with("/configs/run.toml:2: not valid TOML"),
+            "{found}"
+        );
+        // The file is reported before a `--set` that hides its error.
+        let found = message(text, &["train.lr=0.1"]);
+        assert!(found.starts_with("/configs/run.toml:3"), "{found}");
+    }
+
+    #[test]
+    fn senseless_values_name_key_expected_and_found() {
+        assert_eq!(
+            message("[train]\n\nlr = 2.0\n", &[]),
+            "/configs/run.toml:3: `train.lr`: expected a learning rate with 0 < lr <= 1, found 2.0"
+        );
+        assert_eq!(
+            message("[train]\nbatch_size = 8", &["train.micro_batch=3"]),
+            "--set train.micro_batch=3: `train.micro_batch`: \
+             expected a divisor of train.batch_size = 8, found 3"
+        );
+        assert_eq!(
+            message(
+                "[stream]\ntasks = [\"a\"]\n[stream.overrides.b]\nlr = 0.1\n",
+                &[]
+            ),
+            "/configs/run.toml:3: `stream.overrides.b`: \
+             expected a task of the stream (a), found \"b\""
+        );
+        for (text, key) in [
+            ("seed = -1", "seed"),
+            ("[model]\npath = \"\"", "model.path"),
+            ("[model]\npath = \"embedded:large\"", "model.path"),
+            ("[model]\ndropout = 1.0", "model.dropout"),
+            ("[lora]\nrank = 0", "lora.rank"),
+            ("[lora]\nalpha = 0", "lora.alpha"),
+            ("[lora]\ndropout = nan", "lora.dropout"),
+            ("[lora]\ntarget_modules = []", "lora.target_modules"),
+            ("[data]\npath = \"x\"", "data.path"),
+            ("[data]\nformat = \"jsonl\"", "data.path"),
+            ("[data]\nmax_eval = 0", "data.max_eval"),
+            ("[stream]\norder = \"order99\"", "stream.order"),
+            (
+                "[stream]\norder = \"order1\"\ntasks = [\"a\"]",
+                "stream.order",
+            ),
+            ("[stream]\ntasks = []", "stream.tasks"),
+            ("[stream]\ntasks = [\"a\", \"A\"]", "stream.tasks"),
+            ("[stream]\ntasks = [\"\"]", "stream.tasks"),
+            ("[data]\nformat = \"jsonl\"\npath = \"x\"", "stream"),
+            (
+                "stream.tasks = [\"a\"]\nstream.overrides.a.lr = 0",
+                "stream.overrides.a.lr",
+            ),
+            (
+                "stream.tasks = [\"a\"]\nstream.overrides.a.epochs = 0",
+                "stream.overrides.a.epochs",
+            ),
+            (
+                "stream.tasks = [\"a\"]\nstream.overrides.a.lambda1 = -1",
+                "stream.overrides.a.lambda1",
+            ),
+            ("[method]\nlambda1 = -0.5", "method.lambda1"),
+            ("[method]\nlambda2 = inf", "method.lambda2"),
+            ("[attribution]\nsteps = 0", "attribution.steps"),
+            ("[attribution]\ninterval = 0", "attribution.interval"),
+            ("[attribution]\nalpha_min = 1.0", "attribution.alpha_min"),
+            (
+                "[attribution]\npreset = \"reference\"\nper_task = true",
+                "attribution.per_task",
+            ),
+            (
+                "[attribution]\npreset = \"reference\"\nstack = \"decoder\"",
+                "attribution.stack",
+            ),
+            (
+                "[attribution]\nstack = \"encoder\"\nper_block = true",
+                "attribution.stack",
+            ),
+            ("[train]\nepochs = 1\nsteps = 1", "train.epochs"),
+            ("[train]\nsteps = 0", "train.steps"),
+            ("[train]\nbatch_size = 0", "train.batch_size"),
+            ("[train]\nmicro_batch = 0", "train.micro_batch"),
+            ("[train]\nbeta2 = 1.0", "train.beta2"),
+            ("[train]\neps = 0.0", "train.eps"),
+            ("[eval]\nmax_new_tokens = 0", "eval.max_new_tokens"),
+        ] {
+            let found = message(text, &[]);
+            assert!(found.contains(&format!("`{key}`: ")), "{text}: {found}");
+            assert!(
+                found.contains("expected") || key == "seed",
+                "{text}: {found}"
+            );
+        }
+    }
+
+    #[test]
+    fn set_merges_after_the_file() {
+        let text = "[train]\nepochs = 3\nlr = 0.1\n[stream]\norder = \"order1\"\n";
+        let set = [
+            "train.lr=1e-4",
+            "train.steps=20",
+            "method.name=inc-lora",
+            "stream.tasks=[\"SST-2\", \"b\"]",
+            "stream.overrides.SST-2.lr=0.2",
+            "seed = 5",
+            "lora={rank=2}",
+            "seed=6",
+        ];
+        let config = parse(text, &set).unwrap();
+        assert_eq!(config.train.lr, 1e-4);
+        assert_eq!(config.train.length(), TrainLength::Steps(20));
+        assert_eq!(config.method.name, MethodName::IncLora);
+        assert_eq!(config.tasks().unwrap(), ["SST-2", "b"]);
+        assert_eq!(config.task_settings("SST-2").lr, 0.2);
+        assert_eq!((config.seed, config.lora.rank), (6, 2));
+        assert!(
+            message(
+                "",
+                &[
+                    "train.steps=2",
+                    "train.epochs=2",
+                    "train={steps=2,epochs=1}"
+                ]
+            )
+            .contains("only one")
+        );
+    }
+
+    #[test]
+    fn malformed_set_arguments() {
+        for argument in [
+            "train.lr",
+            "=1",
+            "train..lr=1",
+            "a b=1",
+            "a\n[b]\nc=1",
+            "stream.tasks=[a]",
+        ] {
+            let error = parse("", &[argument]).unwrap_err();
+            let wrong =
+                matches!(&error, ConfigError::Set { argument: found, .. } if found == argument);
+            assert!(wrong, "{argument}: {error}");
+        }
+    }
+
+    #[test]
+    fn paths_start_at_the_file_or_at_the_current_directory() {
+        let here = std::env::current_dir().unwrap();
+        let config = parse("[model]\npath = \"m\"\n", &[]).unwrap();
+        assert_eq!(config.model.path, "/configs/m");
+        let config = parse("[model]\npath = \"m\"\n", &["model.path=n"]).unwrap();
+        assert_eq!(Path::new(&config.model.path), here.join("n"));
+        let config = parse(
+            "",
+            &["data.format=jsonl", "data.path=d", "stream.tasks=['a']"],
+        )
+        .unwrap();
+        assert_eq!(config.data.path, Some(here.join("d")));
+    }
+
+    #[test]
+    fn missing_files_are_named() {
+        let error = RunConfig::load(Path::new("/no/such.toml"), &[]).unwrap_err();
+        assert!(error.to_string().starts_with("/no/such.toml: "), "{error}");
+    }
+
+    #[test]
+    fn an_unusual_config_survives_toml() {
+        let mut config = RunConfig {
+            seed: i64::MAX as u64,
+            ..RunConfig::default()
+        };
+        config.model.dropout = Some(0.0);
+        config.data.format = DataFormat::Jsonl;
+        config.data.path = Some("/a \"quoted\" folder".into());
+        config.stream.tasks = Some(vec!["SST-2".into(), "a.b".into()]);
+        let own = TaskOverride {
+            lambda1: Some(5.0),
+            ..TaskOverride::default()
+        };
+        config.stream.overrides.insert("a.b".into(), own);
+        config.lora.target_modules = TargetModules::Pattern("all-linear".into());
+        config.eval.tasks = EvalTasks::SeenNext;
+        assert_eq!(parse(&config.to_toml().unwrap(), &[]).unwrap(), config);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_config_survives_toml(
+            seed in 0..=i64::MAX as u64,
+            lr in 1e-9..1.0_f64,
+            eps in 1e-12..1e-3_f64,
+            lambda1 in 0.0..100.0_f64,
+            accumulation in 1_usize..5,
+            micro_batch in 1_usize..40,
+            steps in prop::option::of(1_usize..1000),
+            max_train in prop::option::of(1_usize..1000),
+            length_grouping: bool,
+        ) {
+            let mut config = RunConfig { seed, ..RunConfig::default() };
+            config.train.lr = lr;
+            config.train.eps = eps;
+            config.train.batch_size = accumulation * micro_batch;
+            config.train.micro_batch = Some(micro_batch);
+            config.train.steps = steps;
+            config.train.length_grouping = length_grouping;
+            config.method.lambda1 = lambda1;
+            config.data.max_train = max_train;
+            prop_assert_eq!(config.train.accumulation(), accumulation);
+            prop_assert_eq!(parse(&config.to_toml().unwrap(), &[]).unwrap(), config);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,60}", argument in "\\PC{0,20}(=\\PC{0,20})?") {
+            let _ = parse(&text, &[]);
+            let _ = parse("", &[&argument]);
+        }
+    }
+}

@@ -1,0 +1,574 @@
+//! The configuration of a run: one TOML file with the sections `[model]`, `[lora]`, `[data]`,
+//! `[stream]`, `[method]`, `[attribution]`, `[train]`, `[eval]` and a top-level `seed`.
+//!
+//! Every key has a default, and an empty file is a valid configuration: the built-in model learns
+//! the built-in suite. Unknown keys are errors. Relative paths in a file are relative to the folder
+//! of that file; relative paths in a `--set` argument are relative to the current directory.
+
+mod error;
+mod example;
+mod load;
+mod schema;
+mod validate;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use aso_lora::{LoraConfig, TargetModules};
+use serde::{Deserialize, Serialize};
+
+pub use self::error::{ConfigError, Origin};
+pub use self::example::{ExampleKind, example};
+use self::schema::{plain, settings};
+
+/// The built-in model, as a value of `model.path`.
+pub const EMBEDDED_MODEL: &str = "embedded:demo";
+
+settings! {
+    /// The configuration of a run.
+    pub struct RunConfig {
+        /// Seed of every random choice: initial subspaces, dropout, order of examples, subsets.
+        pub seed: u64 = 1,
+        /// The backbone.
+        pub model: ModelSettings = ModelSettings::default(),
+        /// The low-rank subspaces.
+        pub lora: LoraSettings = LoraSettings::default(),
+        /// The examples.
+        pub data: DataSettings = DataSettings::default(),
+        /// The tasks and their order.
+        pub stream: StreamSettings = StreamSettings::default(),
+        /// The continual-learning method: L = CE + lambda1 * w * O + lambda2 * N.
+        pub method: MethodSettings = MethodSettings::default(),
+        /// Attribution scores and the soft weight w (method `aso-lora`).
+        pub attribution: AttributionSettings = AttributionSettings::default(),
+        /// The optimizer loop of one task.
+        pub train: TrainSettings = TrainSettings::default(),
+        /// Evaluation after each task.
+        pub eval: EvalSettings = EvalSettings::default(),
+    }
+}
+
+settings! {
+    /// The backbone, section `[model]`.
+    pub struct ModelSettings {
+        /// Folder of a Hugging Face checkpoint (`config.json`, `model.safetensors` or shards,
+        /// `tokenizer.json`), or "embedded:demo" for the built-in model.
+        pub path: String = EMBEDDED_MODEL.to_owned(),
+        /// Dropout of the backbone while training, 0 <= p < 1. Unset: as `config.json` says.
+        #[sample = "0.1"]
+        pub dropout: Option<f64> = None,
+    }
+}
+
+settings! {
+    /// The low-rank subspaces, section `[lora]`.
+    pub struct LoraSettings {
+        /// Rank r of each subspace.
+        pub rank: usize = 8,
+        /// A subspace is scaled by alpha / rank.
+        pub alpha: f64 = 32.0,
+        /// Dropout on the input of the active subspace, 0 <= p < 1.
+        pub dropout: f64 = 0.1,
+        /// The adapted layers: a list of names, as in PEFT, or "all-linear".
+        #[serde(deserialize_with = "load::target_modules")]
+        pub target_modules: TargetModules = TargetModules::default(),
+        /// How the frozen subspaces run: "folded" into the base weights (step time independent of
+        /// the number of tasks) or as a "stack" beside them. Both give the same outputs.
+        pub frozen: FrozenMode = FrozenMode::Folded,
+    }
+}
+
+/// How the frozen subspaces take part in the forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FrozenMode {
+    /// Added into the base weight at the task boundary.
+    Folded,
+    /// Kept as low-rank pairs beside the base weight.
+    Stack,
+}
+
+settings! {
+    /// The examples, section `[data]`.
+    pub struct DataSettings {
+        /// "cl-benchmark" (`TASK/DATASET/{train,dev,test,labels}.json` with
+        /// `instruction_config.json`), "jsonl" (`TASK/{train,dev,test}.jsonl`, one object with
+        /// `input` and `target` a line) or "embedded" (the built-in suite).
+        pub format: DataFormat = DataFormat::Embedded,
+        /// Folder of the data; unset for "embedded".
+        #[sample = "\"data/cl-benchmark\""]
+        pub path: Option<PathBuf> = None,
+        /// At most this many training examples a task, a seeded choice. Unset: all.
+        #[sample = "1000"]
+        pub max_train: Option<usize> = None,
+        /// At most this many evaluation examples a task, the first ones. Unset: all.
+        #[sample = "500"]
+        pub max_eval: Option<usize> = None,
+        /// Longest source in tokens; too long a source loses the end of its sentence only.
+        pub max_source: usize = 512,
+        /// Longest target in tokens.
+        pub max_target: usize = 50,
+        /// The split that is evaluated: "test" or "dev".
+        pub eval_split: EvalSplit = EvalSplit::Test,
+    }
+}
+
+/// The layout of the data folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataFormat {
+    /// The layout of O-LoRA's CL benchmark.
+    ClBenchmark,
+    /// One folder a task with `input` and `target` in JSON lines.
+    Jsonl,
+    /// The suite built into the crate.
+    Embedded,
+}
+
+/// The split that evaluation reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvalSplit {
+    /// `test`.
+    Test,
+    /// `dev`, for choosing settings.
+    Dev,
+}
+
+settings! {
+    /// The tasks and their order, section `[stream]`. Exactly one of `order` and `tasks` is set;
+    /// with the embedded data both may be absent (the whole suite).
+    pub struct StreamSettings {
+        /// A named order of tasks, instead of `tasks`.
+        #[sample = "\"order1\""]
+        pub order: Option<String> = None,
+        /// The tasks in the order in which they are learned, instead of `order`.
+        #[sample = "[\"dbpedia\", \"amazon\", \"agnews\"]"]
+        pub tasks: Option<Vec<String>> = None,
+        /// Settings of single tasks that differ from `[train]` and `[method]`: a table for each
+        /// such task.
+        pub overrides: BTreeMap<String, TaskOverride> = BTreeMap::new(),
+    }
+}
+
+settings! {
+    /// Settings of one task, section `[stream.overrides.TASK]`.
+    pub struct TaskOverride {
+        /// Instead of `train.lr`.
+        #[sample = "1e-4"]
+        pub lr: Option<f64> = None,
+        /// Instead of `train.epochs` or `train.steps`.
+        #[sample = "2"]
+        pub epochs: Option<usize> = None,
+        /// Instead of `method.lambda1`.
+        #[sample = "5.0"]
+        pub lambda1: Option<f64> = None,
+        /// Instead of `method.lambda2`.
+        #[sample = "0.1"]
+        pub lambda2: Option<f64> = None,
+    }
+}
+
+settings! {
+    /// The continual-learning method, section `[method]`: L = CE + lambda1 * w * O + lambda2 * N.
+    pub struct MethodSettings {
+        /// "aso-lora" (soft orthogonality), "o-lora" (w = 1), "inc-lora" (no orthogonality) or
+        /// "seq-lora" (one adapter for all tasks).
+        pub name: MethodName = MethodName::AsoLora,
+        /// Weight of the orthogonality penalty O; not used by "inc-lora" and "seq-lora".
+        pub lambda1: f64 = 0.5,
+        /// Weight of the norm penalty N, from the second task on.
+        pub lambda2: f64 = 0.0,
+        /// O: "abs-sum" (sum of |A_k A_t^T|), "squared-frobenius" (sum of squares) or
+        /// "mean-abs-cosine" (mean |cos| between rows; its scale does not grow with tasks, rank or
+        /// modules).
+        pub penalty: PenaltyKind = PenaltyKind::AbsSum,
+    }
+}
+
+/// The continual-learning methods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MethodName {
+    /// Soft orthogonality: the penalty is weighted by the dissimilarity of the tasks.
+    AsoLora,
+    /// Full orthogonality, w = 1.
+    OLora,
+    /// One subspace a task, no orthogonality.
+    IncLora,
+    /// One adapter, trained on one task after another.
+    SeqLora,
+}
+
+impl MethodName {
+    /// The name as in a configuration file, e.g. `aso-lora`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AsoLora => "aso-lora",
+            Self::OLora => "o-lora",
+            Self::IncLora => "inc-lora",
+            Self::SeqLora => "seq-lora",
+        }
+    }
+}
+
+impl std::fmt::Display for MethodName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The orthogonality penalties O over the matrices `A_k A_t^T`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PenaltyKind {
+    /// Sum of absolute entries, O-LoRA's penalty.
+    AbsSum,
+    /// Sum of squared entries.
+    SquaredFrobenius,
+    /// Mean absolute cosine between rows.
+    MeanAbsCosine,
+}
+
+settings! {
+    /// Attribution scores and the soft weight, section `[attribution]` (method `aso-lora`).
+    pub struct AttributionSettings {
+        /// "aso" (gold-token attribution, midpoint rule, weight held between measurements) or
+        /// "reference" (what the released code computes, step for step).
+        pub preset: AttributionPreset = AttributionPreset::Aso,
+        /// Points m of the integration path.
+        pub steps: usize = 5,
+        /// Optimizer steps between measurements. Unset: "aso" min(50, ceil(steps of the task / 5)),
+        /// "reference" 50.
+        #[sample = "50"]
+        pub interval: Option<usize> = None,
+        /// Rows of the batch that are measured, the first ones (preset "aso"; "reference" takes the
+        /// whole batch).
+        pub examples: usize = 4,
+        /// The tapped blocks: "decoder" or "encoder". Unset: "decoder" in preset "aso", "encoder"
+        /// in "reference", which knows no other.
+        #[sample = "\"decoder\""]
+        pub stack: Option<TapStack> = None,
+        /// Start of the integration path, 0 <= alpha_min < 1 (preset "aso").
+        pub alpha_min: f64 = 0.0,
+        /// One weight for each past task instead of one for all (preset "aso").
+        pub per_task: bool = false,
+        /// One weight for each block, both stacks tapped, instead of one for all (preset "aso").
+        pub per_block: bool = false,
+    }
+}
+
+/// The two ways to compute attribution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttributionPreset {
+    /// The method as argued in the paper, done soundly.
+    Aso,
+    /// What the released code computes.
+    Reference,
+}
+
+/// The stack whose blocks are tapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TapStack {
+    /// The decoder's blocks at the position that predicts the first target token.
+    Decoder,
+    /// The encoder's blocks.
+    Encoder,
+}
+
+settings! {
+    /// The optimizer loop of one task, section `[train]`. AdamW; each task starts with fresh
+    /// moments.
+    pub struct TrainSettings {
+        /// Learning rate, 0 < lr <= 1.
+        pub lr: f64 = 1e-3,
+        /// "constant" or "linear" (down to 0 at the end of the task).
+        pub schedule: Schedule = Schedule::Constant,
+        /// Optimizer steps over which the rate rises linearly from 0 at the start of each task.
+        pub warmup_steps: usize = 0,
+        /// Passes over each task's examples. Unset: 1, unless `steps` is set.
+        #[sample = "1"]
+        pub epochs: Option<usize> = None,
+        /// Optimizer steps a task, instead of `epochs`.
+        #[sample = "100"]
+        pub steps: Option<usize> = None,
+        /// Examples in one optimizer step.
+        pub batch_size: usize = 64,
+        /// Examples in one forward pass, a divisor of `batch_size`; gradients are accumulated over
+        /// batch_size / micro_batch passes. Unset: `batch_size`.
+        #[sample = "8"]
+        pub micro_batch: Option<usize> = None,
+        /// Longest global norm of the gradient; 0 switches clipping off.
+        pub max_grad_norm: f64 = 1.0,
+        /// AdamW's decoupled weight decay.
+        pub weight_decay: f64 = 0.0,
+        /// AdamW's decay of the first moment, 0 <= beta1 < 1.
+        pub beta1: f64 = 0.9,
+        /// AdamW's decay of the second moment, 0 <= beta2 < 1.
+        pub beta2: f64 = 0.999,
+        /// AdamW's term in the denominator.
+        pub eps: f64 = 1e-8,
+        /// Whether examples of similar length share a batch (less padding).
+        pub length_grouping: bool = true,
+        /// Optimizer steps between two checkpoints within a task; 0 saves at task ends only.
+        pub checkpoint_every: usize = 100,
+        /// Optimizer steps between two lines of the log.
+        pub log_every: usize = 10,
+    }
+}
+
+/// The learning-rate schedules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// The same rate after warm-up.
+    Constant,
+    /// Linear decay to 0 at the last step of the task.
+    Linear,
+}
+
+settings! {
+    /// Evaluation after each task, section `[eval]`.
+    pub struct EvalSettings {
+        /// The tasks evaluated after each task: "all", "seen" (learned so far) or "seen+next" (and
+        /// the one that comes next, for forward transfer).
+        pub tasks: EvalTasks = EvalTasks::All,
+        /// Examples generated together.
+        pub batch_size: usize = 32,
+        /// Longest answer in tokens.
+        pub max_new_tokens: usize = 50,
+        /// Whether the untouched backbone is evaluated on all tasks first (forward transfer needs
+        /// it).
+        pub zero_shot: bool = true,
+    }
+}
+
+/// The tasks that are evaluated after each task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvalTasks {
+    /// Every task of the stream.
+    All,
+    /// The tasks learned so far.
+    Seen,
+    /// The tasks learned so far and the next one.
+    #[serde(rename = "seen+next")]
+    SeenNext,
+}
+
+impl EvalTasks {
+    /// Whether task `task` is evaluated after task `after` (both from 0).
+    pub fn includes(self, after: usize, task: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Seen => task <= after,
+            Self::SeenNext => task <= after + 1,
+        }
+    }
+}
+
+plain!(
+    FrozenMode,
+    DataFormat,
+    EvalSplit,
+    MethodName,
+    PenaltyKind,
+    AttributionPreset,
+    TapStack,
+    Schedule,
+    EvalTasks,
+);
+
+/// The model that `model.path` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelSource<'a> {
+    /// The model built into the crate under this name.
+    Embedded(&'a str),
+    /// A Hugging Face checkpoint folder.
+    Folder(&'a Path),
+}
+
+/// How long a task is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrainLength {
+    /// Passes over the task's examples.
+    Epochs(usize),
+    /// Optimizer steps.
+    Steps(usize),
+}
+
+impl TrainLength {
+    /// The optimizer steps of a task with `examples` training examples: `epochs * ceil(examples /
+    /// batch_size)`.
+    pub fn optimizer_steps(self, examples: usize, batch_size: usize) -> usize {
+        match self {
+            Self::Epochs(epochs) => epochs * examples.div_ceil(batch_size.max(1)),
+            Self::Steps(steps) => steps,
+        }
+    }
+}
+
+/// What holds for one task after its overrides.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TaskSettings {
+    /// Learning rate.
+    pub lr: f64,
+    /// Epochs or steps.
+    pub length: TrainLength,
+    /// Weight of the orthogonality penalty.
+    pub lambda1: f64,
+    /// Weight of the norm penalty.
+    pub lambda2: f64,
+}
+
+impl RunConfig {
+    /// The settings of one task: those of `[train]` and `[method]` unless `[stream.overrides.TASK]`
+    /// says otherwise.
+    pub fn task_settings(&self, task: &str) -> TaskSettings {
+        let own = self.stream.overrides.get(task).cloned().unwrap_or_default();
+        TaskSettings {
+            lr: own.lr.unwrap_or(self.train.lr),
+            length: own.epochs.map_or(self.train.length(), TrainLength::Epochs),
+            lambda1: own.lambda1.unwrap_or(self.method.lambda1),
+            lambda2: own.lambda2.unwrap_or(self.method.lambda2),
+        }
+    }
+
+    /// The tasks of the stream in order.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] when neither or both of `stream.order` and `stream.tasks` are set,
+    /// when the order is unknown, or when a task occurs twice.
+    pub fn tasks(&self) -> Result<Vec<String>, ConfigError> {
+        validate::tasks(self).map_err(|violation| violation.at(Origin::Code))
+    }
+}
+
+impl ModelSettings {
+    /// What `path` names.
+    pub fn source(&self) -> ModelSource<'_> {
+        match self.path.strip_prefix("embedded:") {
+            Some(name) => ModelSource::Embedded(name),
+            None => ModelSource::Folder(Path::new(&self.path)),
+        }
+    }
+}
+
+impl LoraSettings {
+    /// Shape, scale and targets of a new subspace.
+    pub fn to_lora_config(&self) -> LoraConfig {
+        LoraConfig {
+            rank: self.rank,
+            alpha: self.alpha,
+            dropout: self.dropout,
+            target_modules: self.target_modules.clone(),
+        }
+    }
+}
+
+impl AttributionSettings {
+    /// Optimizer steps between two measurements in a task of `task_steps` optimizer steps.
+    pub fn interval_for(&self, task_steps: usize) -> usize {
+        self.interval.unwrap_or(match self.preset {
+            AttributionPreset::Aso => task_steps.div_ceil(5).clamp(1, 50),
+            AttributionPreset::Reference => 50,
+        })
+    }
+
+    /// The tapped stack.
+    pub fn tapped_stack(&self) -> TapStack {
+        self.stack.unwrap_or(match self.preset {
+            AttributionPreset::Aso => TapStack::Decoder,
+            AttributionPreset::Reference => TapStack::Encoder,
+        })
+    }
+}
+
+impl TrainSettings {
+    /// Epochs or steps of a task without overrides.
+    pub fn length(&self) -> TrainLength {
+        match self.steps {
+            Some(steps) => TrainLength::Steps(steps),
+            None => TrainLength::Epochs(self.epochs.unwrap_or(1)),
+        }
+    }
+
+    /// Examples in one forward pass.
+    pub fn micro_batch(&self) -> usize {
+        self.micro_batch.unwrap_or(self.batch_size)
+    }
+
+    /// Forward passes in one optimizer step, `batch_size / micro_batch`.
+    pub fn accumulation(&self) -> usize {
+        self.batch_size.div_ceil(self.micro_batch().max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_those_of_the_method() {
+        let config = RunConfig::default();
+        config.validate().unwrap();
+        let settings = config.task_settings("any");
+        let expected = TaskSettings {
+            lr: 1e-3,
+            length: TrainLength::Epochs(1),
+            lambda1: 0.5,
+            lambda2: 0.0,
+        };
+        assert_eq!(settings, expected);
+        let lora = config.lora.to_lora_config();
+        assert_eq!((lora.rank, lora.alpha, lora.dropout), (8, 32.0, 0.1));
+        assert_eq!(config.model.source(), ModelSource::Embedded("demo"));
+        let train = &config.train;
+        assert_eq!((train.micro_batch(), train.accumulation()), (64, 1));
+        assert_eq!((train.beta1, train.beta2, train.eps), (0.9, 0.999, 1e-8));
+    }
+
+    #[test]
+    fn overrides_apply_to_their_task_only() {
+        let mut config = RunConfig::default();
+        config.train.steps = Some(30);
+        let own = TaskOverride {
+            lr: Some(1e-4),
+            epochs: Some(2),
+            ..TaskOverride::default()
+        };
+        config.stream.overrides.insert("a".into(), own);
+        let a = config.task_settings("a");
+        assert_eq!(
+            (a.lr, a.length, a.lambda1),
+            (1e-4, TrainLength::Epochs(2), 0.5)
+        );
+        let b = config.task_settings("b");
+        assert_eq!((b.lr, b.length), (1e-3, TrainLength::Steps(30)));
+    }
+
+    #[test]
+    fn lengths_and_intervals() {
+        assert_eq!(TrainLength::Epochs(2).optimizer_steps(130, 64), 6);
+        assert_eq!(TrainLength::Steps(7).optimizer_steps(130, 64), 7);
+        let mut attribution = AttributionSettings::default();
+        let intervals = [1, 5, 6, 250, 251, 9000].map(|steps| attribution.interval_for(steps));
+        assert_eq!(intervals, [1, 1, 2, 50, 50, 50]);
+        assert_eq!(attribution.tapped_stack(), TapStack::Decoder);
+        attribution.preset = AttributionPreset::Reference;
+        assert_eq!(attribution.interval_for(10), 50);
+        assert_eq!(attribution.tapped_stack(), TapStack::Encoder);
+        attribution.interval = Some(3);
+        assert_eq!(attribution.interval_for(10), 3);
+    }
+
+    #[test]
+    fn evaluated_tasks() {
+        let evaluated = |tasks: EvalTasks| [0, 1, 2, 3].map(|task| tasks.includes(1, task));
+        assert_eq!(evaluated(EvalTasks::All), [true; 4]);
+        assert_eq!(evaluated(EvalTasks::Seen), [true, true, false, false]);
+        assert_eq!(evaluated(EvalTasks::SeenNext), [true, true, true, false]);
+    }
+}

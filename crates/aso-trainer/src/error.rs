@@ -1,0 +1,127 @@
+//! What can stop a run.
+
+use std::path::PathBuf;
+
+use aso_backbones::BackboneError;
+use aso_data::DataError;
+use aso_lora::LoraError;
+
+use crate::config::ConfigError;
+use crate::files::FilesError;
+
+/// Errors of a run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainerError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The model.
+    #[error(transparent)]
+    Backbone(#[from] BackboneError),
+    /// An adapter.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
+    /// A file of the run directory.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// The tokenizer knows tokens that the model has no embedding for, and the data uses one.
+    #[error(
+        "task `{task}`, {split} example {example}: token id {id} is outside the model's vocabulary of {vocabulary}; the tokenizer does not belong to this model"
+    )]
+    Vocabulary {
+        /// The task.
+        task: String,
+        /// `train`, `dev` or `test`.
+        split: &'static str,
+        /// 0-based example.
+        example: usize,
+        /// The id.
+        id: u32,
+        /// Rows of the embedding.
+        vocabulary: usize,
+    },
+    /// The split to evaluate on is empty.
+    #[error("task `{task}`: no examples in split `{split}`, which `data.eval_split` asks for")]
+    NoEvaluation {
+        /// The task.
+        task: String,
+        /// The split.
+        split: &'static str,
+    },
+    /// A run is continued with other settings.
+    #[error("{path}: the run was started with another `{key}`: expected {expected}, found {found}", path = path.display())]
+    ConfigChanged {
+        /// The stored configuration.
+        path: PathBuf,
+        /// The first key that differs.
+        key: String,
+        /// The stored value.
+        expected: String,
+        /// The value now.
+        found: String,
+    },
+    /// A run or an adapter belongs to another base model.
+    #[error("{path}: made for the base model {expected}, but the model is {found}", path = path.display())]
+    OtherModel {
+        /// The run's state or the adapter.
+        path: PathBuf,
+        /// The fingerprint stored.
+        expected: String,
+        /// The fingerprint of the model at hand.
+        found: String,
+    },
+    /// The state file was written by another version.
+    #[error("{path}: state format {found}; expected {expected}", path = path.display())]
+    StateFormat {
+        /// The file.
+        path: PathBuf,
+        /// The format this version reads.
+        expected: u32,
+        /// The format found.
+        found: u32,
+    },
+    /// A stored part of the state does not parse.
+    #[error("{path}: `{key}`: {source}", path = path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// The part.
+        key: &'static str,
+        /// The reason.
+        source: serde_json::Error,
+    },
+    /// Only a finished run can be given more tasks.
+    #[error("{path}: the run is not finished ({trained} of {tasks} tasks); finish it with --resume first", path = path.display())]
+    Unfinished {
+        /// The run directory.
+        path: PathBuf,
+        /// Tasks trained.
+        trained: usize,
+        /// Tasks of the stream.
+        tasks: usize,
+    },
+    /// The loss or a gradient is not a finite number.
+    #[error(
+        "task `{task}`, step {step}: the {what} is {value}; training diverged (a lower `train.lr` may help)"
+    )]
+    Diverged {
+        /// The task.
+        task: String,
+        /// 0-based optimizer step.
+        step: usize,
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// The value.
+        value: f64,
+    },
+    /// Snapshots replace one another and cannot be summed.
+    #[error("{path}: adapters of kind `snapshot` replace one another: give exactly one", path = path.display())]
+    Snapshots {
+        /// The offending adapter.
+        path: PathBuf,
+    },
+}

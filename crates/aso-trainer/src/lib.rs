@@ -1,0 +1,49 @@
+//! Continual training of language models: methods, evaluation, metrics, checkpoints and the run
+//! directory.
+//!
+//! One batch on its way: [`task`] reads and tokenises, [`trainer`] orders batches and asks the
+//! [`method`] for measurements and penalties, [`optimizer`] clips and updates the active subspaces,
+//! [`state`] and [`files`] make sure that no interruption loses anything, [`evaluate`] and [`metrics`]
+//! fill the accuracy matrix, [`results`] writes it down.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`config`] | [`RunConfig`], every key of a run's TOML file |
+//! | [`load`] | model, tokenizer, adapters and tasks that a configuration names |
+//! | [`embedded`] | the built-in model |
+//! | [`task`] | [`Task`]: tokenised examples |
+//! | [`method`] | [`Method`]: `aso-lora`, `o-lora`, `inc-lora`, `seq-lora` |
+//! | [`trainer`] | [`Trainer`]: the loop |
+//! | [`run`] | [`Run`]: starting, resuming and extending run directories |
+//! | [`optimizer`], [`schedule`] | AdamW over subspaces, global-norm clip, learning rates |
+//! | [`evaluate`] | generation and exact match |
+//! | [`metrics`], [`results`] | accuracy matrix, AP, BWT, forgetting, FWT, `results.json` |
+//! | [`state`], [`files`] | what is saved, and how it is saved whole |
+//! | [`events`] | what a run reports while it runs |
+//! | [`pretrain`] | full-parameter pre-training of small backbones |
+
+pub mod config;
+pub mod embedded;
+pub mod error;
+pub mod evaluate;
+pub mod events;
+pub mod files;
+pub mod load;
+pub mod method;
+pub mod metrics;
+pub mod optimizer;
+pub mod pretrain;
+pub mod results;
+pub mod run;
+pub mod schedule;
+pub mod state;
+pub mod task;
+pub mod trainer;
+
+pub use config::RunConfig;
+pub use error::TrainerError;
+pub use method::Method;
+pub use results::RunResults;
+pub use run::Run;
+pub use task::Task;
+pub use trainer::{Outcome, Trainer};

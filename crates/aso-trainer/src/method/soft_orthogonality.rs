@@ -1,0 +1,255 @@
+//! ASO-LoRA (Wang et al., ACL 2026): orthogonality weighted by the dissimilarity of tasks.
+
+use aso_attribution::{Attributor, Preset, Similarity, TapChoice};
+use aso_backbones::{Backbone, BackboneError, BlockTaps, TapPoint};
+use aso_lora::LoraLinear;
+use aso_losses::{OrthogonalityPenalty, SoftWeight};
+use serde::{Deserialize, Serialize};
+
+use super::subspaces::{norm, orthogonality};
+use super::{Method, Observation, Penalty, StepInfo, TaskInfo};
+use crate::config::{AttributionPreset, AttributionSettings, MethodName, TapStack};
+use crate::results::{SimilarityPoint, WeightPoint};
+
+/// Path rows (examples times path points) that attribution runs at once. Bounds its memory; a training
+/// batch of the default size needs more.
+const MAX_PATH_ROWS: usize = 64;
+
+/// `CE + lambda1 w O + lambda2 N` with `w = 1 - rho` measured during training.
+///
+/// Preset `aso` holds a measured weight until the next measurement; preset `reference` uses it on the
+/// step of its measurement only, as released (method.md sections 3.1 and 3.2).
+#[derive(Debug, Clone)]
+pub struct AsoLora {
+    penalty: OrthogonalityPenalty,
+    settings: AttributionSettings,
+    attributor: Attributor,
+    weight: Weight,
+}
+
+/// The soft weight in force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Weight {
+    /// One for everything.
+    One(f64),
+    /// One per past task.
+    Tasks(Vec<f64>),
+    /// One per block of encoder and decoder (answer) stack.
+    Blocks { encoder: Vec<f64>, answer: Vec<f64> },
+}
+
+impl AsoLora {
+    /// ASO-LoRA with the given orthogonality penalty and attribution settings.
+    pub fn new(penalty: OrthogonalityPenalty, settings: &AttributionSettings) -> Self {
+        let preset = match settings.preset {
+            AttributionPreset::Aso => Preset::Aso,
+            AttributionPreset::Reference => Preset::Reference,
+        };
+        let mut attributor = Attributor::preset(preset, MAX_PATH_ROWS);
+        attributor.gradients.steps = settings.steps;
+        attributor.gradients.alpha_min = settings.alpha_min;
+        if preset == Preset::Aso {
+            attributor.taps = if settings.per_block {
+                TapChoice::Both
+            } else {
+                TapChoice::One(match settings.tapped_stack() {
+                    TapStack::Decoder => TapPoint::Answer,
+                    TapStack::Encoder => TapPoint::Encoder,
+                })
+            };
+        }
+        Self {
+            penalty,
+            settings: settings.clone(),
+            attributor,
+            weight: Weight::One(1.0),
+        }
+    }
+
+    fn is_reference(&self) -> bool {
+        self.settings.preset == AttributionPreset::Reference
+    }
+
+    /// Whether the weight is measured before the update of this step.
+    fn measures(&self, task: &TaskInfo, step: usize) -> bool {
+        let due = step.is_multiple_of(self.settings.interval_for(task.steps));
+        task.index > 0 && due && (step > 0 || self.is_reference())
+    }
+
+    fn soft_weight(&self) -> SoftWeight {
+        if self.is_reference() {
+            SoftWeight::Unclamped
+        } else {
+            SoftWeight::Clamped
+        }
+    }
+
+    fn measure<M: Backbone>(
+        &self,
+        step: &StepInfo<'_, M>,
+    ) -> Result<Option<(Weight, Vec<SimilarityPoint>)>, BackboneError> {
+        let rows = if self.is_reference() {
+            step.micro_batch
+        } else {
+            self.settings.examples
+        };
+        let batch = step.batch(rows)?;
+        let soft = self.soft_weight();
+        if self.settings.per_task {
+            let measured = self
+                .attributor
+                .measure_tasks(step.model, &batch, step.task.index)?;
+            return Ok(measured.map(|tasks| {
+                let weights = tasks.tasks.iter().map(|s| soft.weight(s.mean())).collect();
+                let points = tasks.tasks.iter().enumerate();
+                let points = points
+                    .map(|(task, s)| point(step.step, Some(task), s))
+                    .collect();
+                (Weight::Tasks(weights), points)
+            }));
+        }
+        let Some(measured) = self.attributor.measure(step.model, &batch)? else {
+            return Ok(None);
+        };
+        let similarity = measured.similarity;
+        let points = vec![point(step.step, None, &similarity)];
+        let weight = if self.settings.per_block {
+            let mut weights: Vec<f64> = similarity
+                .blocks
+                .iter()
+                .map(|rho| soft.weight(*rho))
+                .collect();
+            let answer = weights.split_off(step.model.tapped_blocks(TapPoint::Encoder));
+            Weight::Blocks {
+                encoder: weights,
+                answer,
+            }
+        } else {
+            let mean = similarity.mean();
+            if mean.is_none() {
+                tracing::warn!(
+                    task = step.task.name,
+                    step = step.step,
+                    "attribution does not vary in any block: full isolation (w = 1)"
+                );
+            }
+            Weight::One(soft.weight(mean))
+        };
+        Ok(Some((weight, points)))
+    }
+
+    /// Weights of the past rows of one layer, where there is more than one weight.
+    fn row_weights<M: BlockTaps>(
+        &self,
+        model: &M,
+        layer: &LoraLinear,
+        ranks: &[usize],
+    ) -> Option<Vec<f32>> {
+        let rows = ranks.iter().sum();
+        match &self.weight {
+            Weight::One(_) => None,
+            Weight::Tasks(weights) => Some(
+                ranks
+                    .iter()
+                    .zip(weights)
+                    .flat_map(|(rank, weight)| std::iter::repeat_n(*weight as f32, *rank))
+                    .collect(),
+            ),
+            Weight::Blocks { encoder, answer } => {
+                let weight = match model.tapped_block_of(layer.name()) {
+                    Some((TapPoint::Answer, block)) => answer.get(block),
+                    Some((_, block)) => encoder.get(block),
+                    None => None,
+                };
+                Some(vec![weight.copied().unwrap_or(1.0) as f32; rows])
+            }
+        }
+    }
+}
+
+fn point(step: usize, past_task: Option<usize>, similarity: &Similarity) -> SimilarityPoint {
+    SimilarityPoint {
+        step,
+        past_task,
+        blocks: similarity.blocks.clone(),
+    }
+}
+
+impl Weight {
+    /// For logs and results.
+    fn point(&self, step: usize) -> WeightPoint {
+        let weights = match self {
+            Self::One(weight) => {
+                return WeightPoint {
+                    step,
+                    weight: *weight,
+                    weights: Vec::new(),
+                };
+            }
+            Self::Tasks(weights) => weights.clone(),
+            Self::Blocks { encoder, answer } => [encoder.as_slice(), answer].concat(),
+        };
+        let weight = weights.iter().sum::<f64>() / weights.len().max(1) as f64;
+        WeightPoint {
+            step,
+            weight,
+            weights,
+        }
+    }
+}
+
+impl<M: Backbone> Method<M> for AsoLora {
+    fn name(&self) -> MethodName {
+        MethodName::AsoLora
+    }
+
+    fn drops_frozen_input(&self) -> bool {
+        self.is_reference()
+    }
+
+    fn start_task(&mut self, _task: &TaskInfo) {
+        self.weight = Weight::One(1.0);
+    }
+
+    fn start_step(&mut self, step: &StepInfo<'_, M>) -> Result<Option<Observation>, BackboneError> {
+        if self.is_reference() {
+            self.weight = Weight::One(1.0);
+        }
+        if !self.measures(step.task, step.step) {
+            return Ok(None);
+        }
+        let Some((weight, similarity)) = self.measure(step)? else {
+            tracing::warn!(
+                task = step.task.name,
+                step = step.step,
+                "no row of the batch has a label: the soft weight is not measured"
+            );
+            return Ok(None);
+        };
+        self.weight = weight;
+        Ok(Some(Observation {
+            weight: self.weight.point(step.step),
+            similarity,
+        }))
+    }
+
+    fn penalties(&self, model: &M, task: &TaskInfo) -> Vec<Penalty> {
+        let weight = match self.weight {
+            Weight::One(weight) => weight,
+            Weight::Tasks(_) | Weight::Blocks { .. } => 1.0,
+        };
+        let rows = |layer: &LoraLinear, ranks: &[usize]| self.row_weights(model, layer, ranks);
+        let isolation = orthogonality(model, task, self.penalty, weight, rows);
+        isolation.into_iter().chain(norm(model, task)).collect()
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::json!(self.weight)
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), serde_json::Error> {
+        self.weight = serde_json::from_value(state)?;
+        Ok(())
+    }
+}

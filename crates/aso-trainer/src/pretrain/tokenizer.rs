@@ -1,0 +1,137 @@
+//! The tokenizer of the generated language, in T5's form.
+
+use std::collections::BTreeSet;
+
+use aso_data::TextTokenizer;
+use aso_data::synthetic::{PUNCTUATION, lexicon};
+use serde_json::{Value, json};
+
+use super::PretrainError;
+
+/// Ids 0, 1 and 2.
+const SPECIAL: [&str; 3] = ["<pad>", "</s>", "<unk>"];
+
+/// `tokenizer.json` with every word of the generated language as one piece: a Unigram model with
+/// Metaspace (white space becomes `▁`) like T5's, text lower-cased, `sentinels` sentinel tokens at the end
+/// with `<extra_id_0>` last.
+///
+/// Other text is spelled: the letters, digits and ASCII marks are pieces too.
+pub(super) fn tokenizer_json(sentinels: usize) -> Vec<u8> {
+    let words = lexicon();
+    let pieces: BTreeSet<String> = words.iter().map(|word| format!("▁{word}")).collect();
+    let spelling: BTreeSet<String> = (0x21..0x7f_u8)
+        .map(char::from)
+        .filter(|character| !character.is_ascii_uppercase())
+        .map(String::from)
+        .chain(["▁".to_owned()])
+        .chain(PUNCTUATION.map(str::to_owned))
+        .collect();
+    let sentinels: Vec<String> = (0..sentinels)
+        .rev()
+        .map(|n| format!("<extra_id_{n}>"))
+        .collect();
+    // Scores are log probabilities in a trained Unigram model. Here it is enough that a word costs less
+    // than spelling it.
+    let vocabulary: Vec<Value> = SPECIAL
+        .iter()
+        .map(|token| json!([token, 0.0]))
+        .chain(pieces.iter().map(|piece| json!([piece, -1.0])))
+        .chain(spelling.iter().map(|piece| json!([piece, -4.0])))
+        .chain(sentinels.iter().map(|token| json!([token, 0.0])))
+        .collect();
+    let first_sentinel = vocabulary.len() - sentinels.len();
+    let added: Vec<Value> = SPECIAL
+        .iter()
+        .map(|token| (*token).to_owned())
+        .enumerate()
+        .chain((first_sentinel..).zip(sentinels))
+        .map(|(id, content)| {
+            json!({
+                "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true,
+            })
+        })
+        .collect();
+    let metaspace =
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+    let sequence = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
+    let end = json!({"SpecialToken": {"id": "</s>", "type_id": 0}});
+    let tokenizer = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Lowercase"},
+            {"type": "Replace", "pattern": {"Regex": "\\s+"}, "content": " "},
+            {"type": "Strip", "strip_left": true, "strip_right": true},
+        ]},
+        "pre_tokenizer": metaspace,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [sequence("A"), end],
+            "pair": [sequence("A"), end, sequence("B"), end],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
+        },
+        "decoder": metaspace,
+        "model": {"type": "Unigram", "unk_id": 2, "vocab": vocabulary, "byte_fallback": false},
+    });
+    format!("{tokenizer:#}\n").into_bytes()
+}
+
+/// Ids of `<extra_id_0>`, `<extra_id_1>`, .. as far as the tokenizer has them.
+pub(super) fn sentinel_ids(tokenizer: &TextTokenizer) -> Vec<u32> {
+    (0..)
+        .map_while(|n| tokenizer.inner().token_to_id(&format!("<extra_id_{n}>")))
+        .collect()
+}
+
+/// Parses [`tokenizer_json`].
+pub(super) fn parse(json: &[u8]) -> Result<TextTokenizer, PretrainError> {
+    Ok(TextTokenizer::from_bytes(json)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use aso_data::SyntheticSuite;
+
+    use super::*;
+
+    #[test]
+    fn every_word_of_the_demo_is_one_token() {
+        let tokenizer = parse(&tokenizer_json(8)).unwrap();
+        assert_eq!(
+            (tokenizer.pad_id(), tokenizer.eos_id(), tokenizer.unk_id()),
+            (Some(0), Some(1), Some(2))
+        );
+        let sentinels = sentinel_ids(&tokenizer);
+        let size = tokenizer.vocab_size() as u32;
+        assert_eq!(sentinels, (1..=8).map(|n| size - n).collect::<Vec<_>>());
+        for task in SyntheticSuite::demo(1).tasks() {
+            for example in task.train.iter().take(20) {
+                let prompt = example.prompt();
+                let ids = tokenizer.encode(&prompt).unwrap();
+                let marks = prompt.matches([',', ':', '.', '?', '!']).count();
+                assert_eq!(
+                    ids.len(),
+                    prompt.split_whitespace().count() + marks,
+                    "{prompt}"
+                );
+                assert_eq!(tokenizer.decode(&ids).unwrap(), prompt);
+                assert_eq!(tokenizer.encode(&example.target).unwrap().len(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn other_text_is_spelled() {
+        let tokenizer = parse(&tokenizer_json(8)).unwrap();
+        let ids = tokenizer.encode("  Zyzzyva \t 42% ").unwrap();
+        assert!(!ids.contains(&2), "{ids:?}");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "zyzzyva 42%");
+        assert_eq!(
+            tokenizer.encode("é").unwrap(),
+            [tokenizer.encode(" ").unwrap(), vec![2]].concat()
+        );
+    }
+}

@@ -1,0 +1,289 @@
+//! `results.json`, what a run has to show.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::MethodName;
+use crate::files::{FilesError, read_json, write_json};
+use crate::metrics::AccuracyMatrix;
+
+/// The name of the file in a run directory.
+pub const RESULTS_FILE: &str = "results.json";
+
+/// The results of a run. Lists over tasks have the order of `tasks`; scores are in percent, and
+/// `null` where nothing was evaluated.
+///
+/// Everything but `timings` is the same, bit for bit, whenever the same configuration runs with the
+/// same number of threads on the same kind of device, interrupted or not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunResults {
+    /// Version of this program.
+    pub version: String,
+    /// The method.
+    pub method: MethodName,
+    /// The seed.
+    pub seed: u64,
+    /// The tasks in the order in which they were learned.
+    pub tasks: Vec<String>,
+    /// Evaluation examples of each task.
+    pub evaluation_samples: Vec<usize>,
+    /// `R[i][j]`: the score on task j after training task i.
+    pub accuracy: Vec<Vec<Option<f64>>>,
+    /// The scores of the untouched backbone.
+    pub zero_shot: Vec<Option<f64>>,
+    /// Average performance over tasks after the last task.
+    pub ap: Option<f64>,
+    /// The same, weighted by evaluation examples.
+    pub ap_by_sample: Option<f64>,
+    /// Backward transfer.
+    pub bwt: Option<f64>,
+    /// Forgetting.
+    pub forgetting: Option<f64>,
+    /// Forward transfer.
+    pub fwt: Option<f64>,
+    /// Mean score on a task right after it was trained.
+    pub learning_accuracy: Option<f64>,
+    /// The measured soft weights of each task; empty where none was measured.
+    pub soft_weights: Vec<Vec<WeightPoint>>,
+    /// The measured similarities of each task; empty where none was measured.
+    pub similarity: Vec<Vec<SimilarityPoint>>,
+    /// Wall-clock times.
+    pub timings: Timings,
+}
+
+/// One measurement of the soft weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WeightPoint {
+    /// Optimizer step within the task, from 0, before whose update it was measured.
+    pub step: usize,
+    /// The weight w; the mean of `weights` where there are several.
+    pub weight: f64,
+    /// One weight for each past task (`attribution.per_task`) or block (`attribution.per_block`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<f64>,
+}
+
+/// One measurement of the similarity rho between the models with and without a subspace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SimilarityPoint {
+    /// Optimizer step within the task, from 0.
+    pub step: usize,
+    /// The past task (from 0) whose subspace was taken away, with `attribution.per_task`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub past_task: Option<usize>,
+    /// rho_l of each tapped block from 0; `null` where the block was skipped for lack of variance.
+    pub blocks: Vec<Option<f64>>,
+}
+
+impl SimilarityPoint {
+    /// A measurement from scores that are NaN where a block was skipped.
+    pub fn new(step: usize, past_task: Option<usize>, blocks: &[f64]) -> Self {
+        let blocks = blocks
+            .iter()
+            .map(|&rho| rho.is_finite().then_some(rho))
+            .collect();
+        Self {
+            step,
+            past_task,
+            blocks,
+        }
+    }
+
+    /// rho, the mean over the blocks that were not skipped.
+    pub fn mean(&self) -> Option<f64> {
+        let kept = self.blocks.iter().flatten();
+        let count = kept.clone().count();
+        (count > 0).then(|| kept.sum::<f64>() / count as f64)
+    }
+}
+
+/// Wall-clock seconds, one number for each task.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Timings {
+    /// Evaluation of the untouched backbone.
+    pub zero_shot: f64,
+    /// Training, attribution included.
+    pub train: Vec<f64>,
+    /// Attribution.
+    pub attribution: Vec<f64>,
+    /// Evaluation after the task.
+    pub evaluation: Vec<f64>,
+}
+
+/// A line of the accuracy matrix for display.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MatrixRow<'a> {
+    /// The task that was trained last; `None` for the untouched backbone.
+    pub after: Option<&'a str>,
+    /// The score on each task.
+    pub scores: &'a [Option<f64>],
+}
+
+impl RunResults {
+    /// The results for an accuracy matrix, with all metrics; traces and timings are empty.
+    pub fn new(
+        method: MethodName,
+        seed: u64,
+        tasks: Vec<String>,
+        evaluation_samples: Vec<usize>,
+        matrix: &AccuracyMatrix,
+    ) -> Self {
+        let count = tasks.len();
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            method,
+            seed,
+            ap: matrix.average_performance(),
+            ap_by_sample: matrix.average_performance_by_sample(&evaluation_samples),
+            bwt: matrix.backward_transfer(),
+            forgetting: matrix.forgetting(),
+            fwt: matrix.forward_transfer(),
+            learning_accuracy: matrix.learning_accuracy(),
+            accuracy: matrix.rows().to_vec(),
+            zero_shot: matrix.zero_shot().to_vec(),
+            tasks,
+            evaluation_samples,
+            soft_weights: vec![Vec::new(); count],
+            similarity: vec![Vec::new(); count],
+            timings: Timings {
+                zero_shot: 0.0,
+                train: vec![0.0; count],
+                attribution: vec![0.0; count],
+                evaluation: vec![0.0; count],
+            },
+        }
+    }
+
+    /// Reads the `results.json` of a run directory.
+    ///
+    /// # Errors
+    /// [`FilesError`] names the file.
+    pub fn read(dir: &Path) -> Result<Self, FilesError> {
+        read_json(&dir.join(RESULTS_FILE))
+    }
+
+    /// Writes the `results.json` of a run directory, whole or not at all.
+    ///
+    /// # Errors
+    /// [`FilesError`] names the file.
+    pub fn write(&self, dir: &Path) -> Result<(), FilesError> {
+        write_json(&dir.join(RESULTS_FILE), self)
+    }
+
+    /// The rows to show: the untouched backbone where it was evaluated, then one for each task.
+    pub fn matrix_rows(&self) -> Vec<MatrixRow<'_>> {
+        let evaluated = self.zero_shot.iter().any(Option::is_some);
+        let backbone = MatrixRow {
+            after: None,
+            scores: &self.zero_shot,
+        };
+        let trained = self.tasks.iter().zip(&self.accuracy);
+        let trained = trained.map(|(task, scores)| MatrixRow {
+            after: Some(task),
+            scores,
+        });
+        evaluated
+            .then_some(backbone)
+            .into_iter()
+            .chain(trained)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn results(scores: &[f64]) -> RunResults {
+        let mut matrix = AccuracyMatrix::new(2);
+        matrix.set_zero_shot(1, scores[0]);
+        matrix.set(0, 0, scores[1]);
+        matrix.set(0, 1, scores[2]);
+        matrix.set(1, 0, scores[3]);
+        matrix.set(1, 1, scores[4]);
+        let tasks = vec!["a".to_owned(), "b".to_owned()];
+        let mut results = RunResults::new(MethodName::AsoLora, 1, tasks, vec![10, 30], &matrix);
+        results.soft_weights[1].push(WeightPoint {
+            step: 3,
+            weight: scores[5],
+            weights: vec![],
+        });
+        let blocks = [f64::NAN, scores[6], scores[7]];
+        results.similarity[1].push(SimilarityPoint::new(3, None, &blocks));
+        results.timings.train[0] = 1.5;
+        results
+    }
+
+    #[test]
+    fn the_file() {
+        let found = results(&[20.0, 80.0, 25.0, 60.0, 90.0, 0.25, 0.5, 1.0]);
+        let expected = serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "method": "aso-lora",
+            "seed": 1,
+            "tasks": ["a", "b"],
+            "evaluation_samples": [10, 30],
+            "accuracy": [[80.0, 25.0], [60.0, 90.0]],
+            "zero_shot": [null, 20.0],
+            "ap": 75.0,
+            "ap_by_sample": 82.5,
+            "bwt": -20.0,
+            "forgetting": 20.0,
+            "fwt": 5.0,
+            "learning_accuracy": 85.0,
+            "soft_weights": [[], [{ "step": 3, "weight": 0.25 }]],
+            "similarity": [[], [{ "step": 3, "blocks": [null, 0.5, 1.0] }]],
+            "timings": {
+                "zero_shot": 0.0,
+                "train": [1.5, 0.0],
+                "attribution": [0.0, 0.0],
+                "evaluation": [0.0, 0.0],
+            },
+        });
+        assert_eq!(serde_json::to_value(&found).unwrap(), expected);
+        assert_eq!(found.similarity[1][0].mean(), Some(0.75));
+        assert_eq!(SimilarityPoint::new(0, Some(1), &[f64::NAN]).mean(), None);
+    }
+
+    #[test]
+    fn rows_to_show() {
+        let mut results = results(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+        let labels = |results: &RunResults| -> Vec<Option<String>> {
+            results
+                .matrix_rows()
+                .iter()
+                .map(|row| row.after.map(str::to_owned))
+                .collect()
+        };
+        assert_eq!(labels(&results), [None, Some("a".into()), Some("b".into())]);
+        assert_eq!(results.matrix_rows()[2].scores, [Some(3.0), Some(4.0)]);
+        results.zero_shot = vec![None, None];
+        assert_eq!(labels(&results), [Some("a".into()), Some("b".into())]);
+    }
+
+    #[test]
+    fn one_task_has_nulls() {
+        let mut matrix = AccuracyMatrix::new(1);
+        matrix.set(0, 0, 50.0);
+        let results = RunResults::new(MethodName::SeqLora, 1, vec!["a".into()], vec![4], &matrix);
+        let json = serde_json::to_value(&results).unwrap();
+        for key in ["bwt", "forgetting", "fwt"] {
+            assert!(json[key].is_null(), "{key}");
+        }
+        assert_eq!(json["ap"], 50.0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn every_bit_survives_the_file(scores in prop::collection::vec(-100.0..100.0_f64, 8)) {
+            let dir = tempfile::tempdir().unwrap();
+            let results = results(&scores);
+            results.write(dir.path()).unwrap();
+            prop_assert_eq!(RunResults::read(dir.path()).unwrap(), results);
+        }
+    }
+}

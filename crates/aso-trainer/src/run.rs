@@ -1,0 +1,204 @@
+//! Run directories: start, resume, extend.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use burn::tensor::Device;
+
+use crate::config::RunConfig;
+use crate::events::Observer;
+use crate::files::{CONFIG_FILE, RunDir, atomic_write, prepare_run_dir};
+use crate::load::{Loaded, load_model, open_library};
+use crate::results::{RESULTS_FILE, RunResults};
+use crate::state::RunState;
+use crate::{Outcome, Task, Trainer, TrainerError};
+use aso_backbones::Backbone;
+
+/// Keys that may differ when a run is resumed: they change no result.
+const FREE_KEYS: [&str; 2] = ["train.checkpoint_every", "train.log_every"];
+
+/// A configured run in its locked directory.
+#[derive(Debug)]
+pub struct Run {
+    config: RunConfig,
+    dir: RunDir,
+}
+
+impl Run {
+    /// Starts a run in `dir`, or with `resume` goes on with the one there.
+    ///
+    /// Nothing but the lock is written before the first [`execute`](Self::execute) has read model and data.
+    ///
+    /// # Errors
+    /// A directory in use, a non-empty one without `resume`, or a run that was started with another
+    /// configuration ([`TrainerError::ConfigChanged`]).
+    pub fn open(config: RunConfig, dir: &Path, resume: bool) -> Result<Self, TrainerError> {
+        let dir = prepare_run_dir(dir, resume)?;
+        if dir.started {
+            let path = dir.path.join(CONFIG_FILE);
+            let stored = RunConfig::load(&path, &[])?;
+            refuse_changes(&path, &stored, &config)?;
+        }
+        Ok(Self { config, dir })
+    }
+
+    /// Goes on with the run in `dir` under its stored configuration.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); also if there is no run.
+    pub fn resume(dir: &Path) -> Result<Self, TrainerError> {
+        let config = RunConfig::load(&dir.join(CONFIG_FILE), &[])?;
+        Self::open(config, dir, true)
+    }
+
+    /// Appends tasks to a finished run. The stored configuration is replaced when the tasks have been
+    /// read.
+    ///
+    /// # Errors
+    /// [`TrainerError::Unfinished`] if the run is not finished; a task that is already part of it.
+    pub fn extend(dir: &Path, tasks: &[String]) -> Result<Self, TrainerError> {
+        let mut run = Self::resume(dir)?;
+        let before = run.config.tasks()?;
+        if !run.is_finished()? {
+            let trained = RunState::read(&run.dir.path)?.map_or(0, |state| state.trained);
+            let (path, tasks) = (run.dir.path, before.len());
+            return Err(TrainerError::Unfinished {
+                path,
+                trained,
+                tasks,
+            });
+        }
+        run.config.stream.order = None;
+        run.config.stream.tasks = Some(before.into_iter().chain(tasks.iter().cloned()).collect());
+        run.config.validate()?;
+        Ok(run)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &RunConfig {
+        &self.config
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.dir.path
+    }
+
+    /// Whether there is nothing left to do.
+    ///
+    /// # Errors
+    /// If the stored state cannot be read.
+    pub fn is_finished(&self) -> Result<bool, TrainerError> {
+        let tasks = self.config.tasks()?.len();
+        let Some(state) = RunState::read(&self.dir.path)? else { return Ok(false) };
+        if !state.is_complete(tasks, &self.config.eval) {
+            return Ok(false);
+        }
+        // The results are written after the state: a kill in between leaves older ones.
+        Ok(self.dir.path.join(RESULTS_FILE).exists() && {
+            let results = RunResults::read(&self.dir.path)?;
+            results.accuracy == state.matrix.rows() && results.zero_shot == state.matrix.zero_shot()
+        })
+    }
+
+    /// Reads model and data, then trains and evaluates what is missing.
+    ///
+    /// # Errors
+    /// Whatever is wrong with model, data or directory, before any training; later a diverging loss or a
+    /// full disk. What was saved stays.
+    pub fn execute(
+        self,
+        device: &Device,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<(Outcome, RunResults), TrainerError> {
+        let loaded = load_model(&self.config.model, device)?;
+        self.execute_with(loaded, observer, stop)
+    }
+
+    /// [`execute`](Self::execute) on a model that is already loaded.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    pub fn execute_with<M: Backbone>(
+        self,
+        loaded: Loaded<M>,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<(Outcome, RunResults), TrainerError> {
+        let Self { config, dir } = self;
+        let library = open_library(&config.data)?;
+        let tasks = config
+            .tasks()?
+            .iter()
+            .map(|name| {
+                let vocabulary = loaded.model.vocabulary();
+                let (data, seed) = (&config.data, config.seed);
+                Task::load(
+                    library.as_ref(),
+                    name,
+                    data,
+                    seed,
+                    &loaded.tokenizer,
+                    vocabulary,
+                )
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        loaded.model.check_targets(&config.lora.to_lora_config())?;
+        atomic_write(&dir.path.join(CONFIG_FILE), config.to_toml()?.as_bytes())?;
+        let path = dir.path.clone();
+        let mut trainer = Trainer::new(loaded, config, tasks, dir)?;
+        let outcome = trainer.run(observer, stop)?;
+        let results = trainer.results();
+        results.write(&path)?;
+        Ok((outcome, results))
+    }
+}
+
+fn refuse_changes(path: &Path, stored: &RunConfig, now: &RunConfig) -> Result<(), TrainerError> {
+    let (stored, now) = (flat(stored)?, flat(now)?);
+    let keys = stored.keys().chain(now.keys());
+    for key in keys.filter(|key| !FREE_KEYS.contains(&key.as_str())) {
+        let value = |table: &BTreeMap<String, String>| {
+            table
+                .get(key)
+                .cloned()
+                .unwrap_or_else(|| "unset".to_owned())
+        };
+        let (expected, found) = (value(&stored), value(&now));
+        if expected != found {
+            let (path, key) = (path.to_owned(), key.clone());
+            return Err(TrainerError::ConfigChanged {
+                path,
+                key,
+                expected,
+                found,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Every set key with its value as TOML.
+fn flat(config: &RunConfig) -> Result<BTreeMap<String, String>, TrainerError> {
+    fn walk(prefix: &str, table: &toml::Table, into: &mut BTreeMap<String, String>) {
+        for (key, value) in table {
+            let path = if prefix.is_empty() {
+                key.clone()
+            } else {
+                format!("{prefix}.{key}")
+            };
+            match value {
+                toml::Value::Table(table) => walk(&path, table, into),
+                value => {
+                    into.insert(path, value.to_string());
+                }
+            }
+        }
+    }
+    let table = toml::Table::try_from(config).map_err(crate::config::ConfigError::from)?;
+    let mut values = BTreeMap::new();
+    walk("", &table, &mut values);
+    Ok(values)
+}

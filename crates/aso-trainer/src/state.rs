@@ -1,0 +1,281 @@
+//! What a run must remember to go on after any interruption.
+//!
+//! `state.json` is the one source of truth and is replaced atomically. It names the checkpoint folder
+//! that belongs to it; a checkpoint gets a new name each time, so whichever of the two a crash
+//! separates, the state still finds what it names.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use aso_lora::{Adapter, AdapterHost, LoraConfig};
+use burn::tensor::Device;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::TrainerError;
+use crate::config::{EvalSettings, EvalTasks};
+use crate::files::{FilesError, atomic_dir, atomic_write, read_json, write_json};
+use crate::metrics::AccuracyMatrix;
+use crate::optimizer::{MomentState, SubspaceOptimizer};
+use crate::results::{SimilarityPoint, Timings, WeightPoint};
+
+/// Layout version of `state.json`.
+pub const STATE_FORMAT: u32 = 1;
+/// The state's file.
+pub const STATE_FILE: &str = "state.json";
+/// Folder of the adapters, one per task.
+pub const ADAPTERS: &str = "adapters";
+/// Folder of the checkpoint within a task.
+pub const CHECKPOINTS: &str = "checkpoints";
+
+/// Progress of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// [`STATE_FORMAT`].
+    pub format: u32,
+    /// Fingerprint of the base model.
+    pub base_model: String,
+    /// Tasks whose adapters are saved.
+    pub trained: usize,
+    /// Progress within the next task, if it has begun and been saved.
+    pub training: Option<TrainingState>,
+    /// Scores so far.
+    pub matrix: AccuracyMatrix,
+    /// Measured soft weights per task.
+    pub soft_weights: Vec<Vec<WeightPoint>>,
+    /// Measured similarities per task.
+    pub similarity: Vec<Vec<SimilarityPoint>>,
+    /// Seconds.
+    pub timings: Timings,
+    /// Lines of `metrics.jsonl` that belong to this state.
+    pub metrics_lines: u64,
+}
+
+/// Progress within a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingState {
+    /// The next optimizer step.
+    pub step: usize,
+    /// Folder below [`CHECKPOINTS`] with the active subspace and the optimizer.
+    pub checkpoint: String,
+    /// The method's own state.
+    pub method: serde_json::Value,
+}
+
+impl RunState {
+    /// The state before anything was done.
+    pub fn new(base_model: String, tasks: usize) -> Self {
+        let mut state = Self {
+            format: STATE_FORMAT,
+            base_model,
+            trained: 0,
+            training: None,
+            matrix: AccuracyMatrix::new(0),
+            soft_weights: Vec::new(),
+            similarity: Vec::new(),
+            timings: Timings::default(),
+            metrics_lines: 0,
+        };
+        state.grow(tasks);
+        state
+    }
+
+    /// Makes room for more tasks.
+    pub fn grow(&mut self, tasks: usize) {
+        self.matrix.grow(tasks);
+        self.soft_weights.resize_with(tasks, Vec::new);
+        self.similarity.resize_with(tasks, Vec::new);
+        for seconds in [
+            &mut self.timings.train,
+            &mut self.timings.attribution,
+            &mut self.timings.evaluation,
+        ] {
+            seconds.resize(tasks, 0.0);
+        }
+    }
+
+    /// Tasks without a score in the row after task `after` (`None`: the untouched backbone).
+    pub fn missing(&self, after: Option<usize>, evaluated: EvalTasks) -> Vec<usize> {
+        (0..self.matrix.tasks())
+            .filter(|&task| match after {
+                Some(after) => {
+                    evaluated.includes(after, task) && self.matrix.get(after, task).is_none()
+                }
+                None => self.matrix.zero_shot()[task].is_none(),
+            })
+            .collect()
+    }
+
+    /// Whether `tasks` tasks are trained and the last of them is evaluated. Earlier rows are complete when
+    /// a later task is trained.
+    pub fn is_complete(&self, tasks: usize, eval: &EvalSettings) -> bool {
+        self.trained == tasks
+            && self.matrix.tasks() == tasks
+            && self.missing(tasks.checked_sub(1), eval.tasks).is_empty()
+            && (!eval.zero_shot || self.missing(None, eval.tasks).is_empty())
+    }
+
+    /// Reads the state of a run directory; `None` if it has none yet.
+    ///
+    /// # Errors
+    /// If the file is unreadable or of another format.
+    pub fn read(dir: &Path) -> Result<Option<Self>, TrainerError> {
+        let path = dir.join(STATE_FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let state: Self = read_json(&path)?;
+        if state.format != STATE_FORMAT {
+            let (expected, found) = (STATE_FORMAT, state.format);
+            return Err(TrainerError::StateFormat {
+                path,
+                expected,
+                found,
+            });
+        }
+        Ok(Some(state))
+    }
+
+    /// Replaces the state of a run directory.
+    ///
+    /// # Errors
+    /// [`FilesError`].
+    pub fn write(&self, dir: &Path) -> Result<(), FilesError> {
+        write_json(&dir.join(STATE_FILE), self)
+    }
+}
+
+/// Folder of the adapter of task `index`: `adapters/00-name`, with characters that a file name should not
+/// hold replaced.
+pub fn adapter_dir(run: &Path, index: usize, task: &str) -> PathBuf {
+    let name: String = task
+        .chars()
+        .map(|c| {
+            if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    run.join(ADAPTERS).join(format!("{index:02}-{name}"))
+}
+
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+
+/// Writes the active subspace and the optimizer's moments as a folder that appears whole.
+///
+/// # Errors
+/// If a file cannot be written or a weight is not finite.
+pub fn write_checkpoint(
+    dir: &Path,
+    adapter: &Adapter,
+    optimizer: &SubspaceOptimizer,
+) -> Result<(), TrainerError> {
+    atomic_dir(dir, |dir| {
+        adapter.save(dir)?;
+        let bytes = serialize_moments(&optimizer.export(), &dir.join(OPTIMIZER_FILE))?;
+        atomic_write(&dir.join(OPTIMIZER_FILE), &bytes)?;
+        Ok(())
+    })
+}
+
+/// Restores what [`write_checkpoint`] wrote.
+///
+/// # Errors
+/// If a file is missing, damaged or does not fit the model.
+pub fn read_checkpoint<M: AdapterHost>(
+    dir: &Path,
+    lora: &LoraConfig,
+    model: &mut M,
+    optimizer: &mut SubspaceOptimizer,
+    device: &Device,
+) -> Result<(), TrainerError> {
+    let adapter = Adapter::load(dir)?;
+    model.set_active(&adapter, lora.dropout)?;
+    optimizer.import(deserialize_moments(&dir.join(OPTIMIZER_FILE))?, device);
+    Ok(())
+}
+
+/// Moments as tensors `{name}.moment_1`, `{name}.moment_2`, step counts as `{name}.time` (i64).
+fn serialize_moments(
+    state: &BTreeMap<String, MomentState>,
+    path: &Path,
+) -> Result<Vec<u8>, TrainerError> {
+    let mut buffers: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (name, moments) in state {
+        let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let shape = moments.shape.to_vec();
+        let (m1, m2) = (floats(&moments.moment_1), floats(&moments.moment_2));
+        buffers.push((format!("{name}.moment_1"), Dtype::F32, shape.clone(), m1));
+        buffers.push((format!("{name}.moment_2"), Dtype::F32, shape, m2));
+        let time = (moments.time as i64).to_le_bytes().to_vec();
+        buffers.push((format!("{name}.time"), Dtype::I64, vec![1], time));
+    }
+    let damaged = |source| moments_error(path, source);
+    let views = buffers
+        .iter()
+        .map(|(name, dtype, shape, bytes)| {
+            Ok((
+                name.as_str(),
+                TensorView::new(*dtype, shape.clone(), bytes)?,
+            ))
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(damaged)?;
+    safetensors::serialize(views, None::<HashMap<String, String>>).map_err(damaged)
+}
+
+fn deserialize_moments(path: &Path) -> Result<BTreeMap<String, MomentState>, TrainerError> {
+    let bytes = std::fs::read(path).map_err(|source| FilesError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    let damaged = |source| moments_error(path, source);
+    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+    let floats = |name: String| -> Result<(Vec<usize>, Vec<f32>), TrainerError> {
+        let view = file.tensor(&name).map_err(damaged)?;
+        let values = view.data().chunks_exact(4);
+        let values = values
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect();
+        Ok((view.shape().to_vec(), values))
+    };
+    let mut state = BTreeMap::new();
+    for tensor in file.names() {
+        let Some(name) = tensor.strip_suffix(".time") else {
+            continue;
+        };
+        let time = file.tensor(tensor).map_err(damaged)?;
+        let time = time
+            .data()
+            .first_chunk()
+            .copied()
+            .map_or(0, i64::from_le_bytes) as usize;
+        let (shape, moment_1) = floats(format!("{name}.moment_1"))?;
+        let (_, moment_2) = floats(format!("{name}.moment_2"))?;
+        let &[rows, columns] = shape.as_slice() else {
+            return Err(damaged(safetensors::SafeTensorError::InvalidTensorView(
+                Dtype::F32,
+                shape,
+                moment_1.len(),
+            )));
+        };
+        let state_of = MomentState {
+            time,
+            shape: [rows, columns],
+            moment_1,
+            moment_2,
+        };
+        state.insert(name.to_owned(), state_of);
+    }
+    Ok(state)
+}
+
+fn moments_error(path: &Path, source: safetensors::SafeTensorError) -> TrainerError {
+    TrainerError::Lora(aso_lora::LoraError::Safetensors {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,644 @@
+//! The continual loop: one task after another, evaluation after each, resumable at any moment.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use aso_backbones::Backbone;
+use aso_data::{EncodedExample, LengthGrouping, TextTokenizer, batch_order};
+use aso_lora::{
+    Adapter, AdapterKind, AdapterScope, DropoutStream, ForwardContext, LoraConfig, PeftConfig,
+    Sidecar,
+};
+use aso_losses::SequenceCrossEntropy;
+use burn::tensor::Tensor;
+use serde::Serialize;
+
+use crate::TrainerError;
+use crate::config::{FrozenMode, RunConfig};
+use crate::evaluate::Evaluator;
+use crate::events::{Event, Observer};
+use crate::files::{MetricsLog, RunDir, atomic_dir};
+use crate::load::Loaded;
+use crate::method::{self, Method, Penalty, StepInfo, TaskInfo};
+use crate::optimizer::{AdamWSettings, SubspaceGradients, SubspaceOptimizer};
+use crate::results::RunResults;
+use crate::schedule::learning_rate;
+use crate::state::{
+    CHECKPOINTS, RunState, STATE_FILE, TrainingState, adapter_dir, read_checkpoint,
+    write_checkpoint,
+};
+use crate::task::{Task, token_batch};
+
+/// The log of steps.
+pub const METRICS_FILE: &str = "metrics.jsonl";
+
+/// How a call of [`Trainer::run`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All tasks are trained and evaluated.
+    Finished,
+    /// The stop flag was set; everything needed to go on is saved.
+    Stopped,
+}
+
+/// One line of `metrics.jsonl`.
+#[derive(Debug, Serialize)]
+struct StepRecord<'a> {
+    task: &'a str,
+    step: usize,
+    loss: f64,
+    cross_entropy: f64,
+    /// Raw values of the penalties.
+    #[serde(flatten)]
+    penalties: std::collections::BTreeMap<&'static str, f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    soft_weight: Option<f64>,
+    lr: f64,
+    grad_norm: f64,
+    examples: usize,
+    target_tokens: usize,
+    seconds: f64,
+}
+
+/// Runs a stream of tasks on a model.
+pub struct Trainer<M: Backbone> {
+    model: M,
+    tokenizer: TextTokenizer,
+    model_name: String,
+    config: RunConfig,
+    lora: LoraConfig,
+    tasks: Vec<Task>,
+    names: Vec<String>,
+    method: Box<dyn Method<M>>,
+    dir: RunDir,
+    state: RunState,
+    metrics: MetricsLog,
+    pad: u32,
+}
+
+impl<M: Backbone> Trainer<M> {
+    /// A trainer in a prepared run directory whose `config.toml` is `config`. If the directory holds a
+    /// state, the run goes on from it.
+    ///
+    /// # Errors
+    /// If the stored state does not fit, belongs to another base model or cannot be read.
+    pub fn new(
+        loaded: Loaded<M>,
+        config: RunConfig,
+        tasks: Vec<Task>,
+        dir: RunDir,
+    ) -> Result<Self, TrainerError> {
+        let Loaded {
+            model,
+            tokenizer,
+            fingerprint,
+            name,
+        } = loaded;
+        let mut state = match RunState::read(&dir.path)? {
+            Some(state) => state,
+            None => RunState::new(fingerprint.clone(), tasks.len()),
+        };
+        if state.base_model != fingerprint {
+            return Err(TrainerError::OtherModel {
+                path: dir.path.join(STATE_FILE),
+                expected: state.base_model,
+                found: fingerprint,
+            });
+        }
+        state.grow(tasks.len());
+        let metrics = MetricsLog::open(&dir.path.join(METRICS_FILE), state.metrics_lines)?;
+        let pad = tokenizer.pad_id().unwrap_or(0);
+        let mut trainer = Self {
+            lora: config.lora.to_lora_config(),
+            names: tasks.iter().map(|task| task.name.clone()).collect(),
+            method: method::from_config(&config),
+            model_name: name,
+            model,
+            tokenizer,
+            config,
+            tasks,
+            dir,
+            state,
+            metrics,
+            pad,
+        };
+        // A kill between a save and the clean-up after it leaves a checkpoint that nothing names.
+        let named = trainer.state.training.as_ref().map(|training| training.checkpoint.as_str());
+        trainer.remove_checkpoints(named);
+        trainer.restore_adapters()?;
+        Ok(trainer)
+    }
+
+    /// The model in its present state.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// Trains and evaluates what is missing. Between steps and between evaluated tasks `stop` is looked at.
+    ///
+    /// # Errors
+    /// Whatever stops a run; the directory then still holds the last saved state.
+    pub fn run(
+        &mut self,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Outcome, TrainerError> {
+        observer.event(Event::RunStarted {
+            method: self.method.name().as_str(),
+            tasks: &self.names,
+            trained: self.state.trained,
+        });
+        if self.config.eval.zero_shot
+            && self.evaluate_row(None, observer, stop)? == Outcome::Stopped
+        {
+            return Ok(Outcome::Stopped);
+        }
+        // Rows before the last trained task are complete; the last one may not be.
+        for index in self.state.trained.saturating_sub(1)..self.tasks.len() {
+            if index >= self.state.trained
+                && self.train_task(index, observer, stop)? == Outcome::Stopped
+            {
+                return Ok(Outcome::Stopped);
+            }
+            if self.evaluate_row(Some(index), observer, stop)? == Outcome::Stopped {
+                return Ok(Outcome::Stopped);
+            }
+            self.results().write(&self.dir.path)?;
+        }
+        observer.event(Event::RunFinished);
+        Ok(Outcome::Finished)
+    }
+
+    /// The results so far.
+    pub fn results(&self) -> RunResults {
+        let samples = self.tasks.iter().map(|task| task.answers.len()).collect();
+        let mut results = RunResults::new(
+            self.method.name(),
+            self.config.seed,
+            self.names.clone(),
+            samples,
+            &self.state.matrix,
+        );
+        results.soft_weights = self.state.soft_weights.clone();
+        results.similarity = self.state.similarity.clone();
+        results.timings = self.state.timings.clone();
+        results
+    }
+
+    /// Puts the adapters of the trained tasks on the model.
+    fn restore_adapters(&mut self) -> Result<(), TrainerError> {
+        let trained = self.state.trained;
+        let dir = |index: usize| adapter_dir(&self.dir.path, index, &self.names[index]);
+        match self.method.adapter_kind() {
+            AdapterKind::Subspace => {
+                for index in 0..trained {
+                    self.model.push_frozen(&Adapter::load(&dir(index))?)?;
+                }
+                self.settle_frozen();
+            }
+            AdapterKind::Snapshot => {
+                if let Some(last) = trained.checked_sub(1) {
+                    self.model
+                        .set_active(&Adapter::load(&dir(last))?, self.lora.dropout)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Folds the frozen stack, if so configured.
+    fn settle_frozen(&mut self) {
+        if self.config.lora.frozen == FrozenMode::Folded {
+            self.model.fold();
+        }
+    }
+
+    fn evaluate_row(
+        &mut self,
+        after: Option<usize>,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Outcome, TrainerError> {
+        let scope = if after.is_some() {
+            AdapterScope::All
+        } else {
+            AdapterScope::Base
+        };
+        let after_name = after.map(|index| self.names[index].as_str());
+        for index in self.state.missing(after, self.config.eval.tasks) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(Outcome::Stopped);
+            }
+            let start = Instant::now();
+            let task = &self.tasks[index];
+            let examples = task.evaluation.len();
+            let name = task.name.as_str();
+            observer.event(Event::EvaluationStarted {
+                after: after_name,
+                task: name,
+                examples,
+            });
+            let evaluator = Evaluator {
+                tokenizer: &self.tokenizer,
+                pad: self.pad,
+                batch_size: self.config.eval.batch_size,
+                max_new_tokens: self.config.eval.max_new_tokens,
+            };
+            let score = evaluator.score(&self.model, task, scope, &mut |done| {
+                observer.event(Event::EvaluationProgress { done });
+            })?;
+            observer.event(Event::EvaluationFinished {
+                after: after_name,
+                task: name,
+                score,
+            });
+            let seconds = start.elapsed().as_secs_f64();
+            match after {
+                Some(after) => {
+                    self.state.matrix.set(after, index, score);
+                    self.state.timings.evaluation[after] += seconds;
+                }
+                None => {
+                    self.state.matrix.set_zero_shot(index, score);
+                    self.state.timings.zero_shot += seconds;
+                }
+            }
+            self.state.write(&self.dir.path)?;
+        }
+        Ok(Outcome::Finished)
+    }
+
+    fn train_task(
+        &mut self,
+        index: usize,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Outcome, TrainerError> {
+        let name = self.names[index].clone();
+        let settings = self.config.task_settings(&name);
+        let batch_size = self.config.train.batch_size;
+        let examples = self.tasks[index].train.len();
+        let steps = settings.length.optimizer_steps(examples, batch_size);
+        let task = TaskInfo {
+            index,
+            name,
+            steps,
+            settings,
+        };
+        let mut optimizer = SubspaceOptimizer::new(self.adamw());
+        let first_step = self.begin(&task, &mut optimizer)?;
+        observer.event(Event::TaskStarted {
+            index,
+            name: &task.name,
+            first_step,
+            steps,
+        });
+        let lengths: Vec<usize> = self.tasks[index]
+            .train
+            .iter()
+            .map(|example| example.source.len())
+            .collect();
+        let mut order = BatchOrder::new(lengths, batch_size, &self.config, index);
+
+        let mut since_saved = Instant::now();
+        for step in first_step..steps {
+            if stop.load(Ordering::Relaxed) {
+                self.state.timings.train[index] += since_saved.elapsed().as_secs_f64();
+                self.checkpoint(&task, step, &optimizer)?;
+                return Ok(Outcome::Stopped);
+            }
+            self.step(&task, step, order.batch(step), &mut optimizer, observer)?;
+            let every = self.config.train.checkpoint_every;
+            if every > 0 && (step + 1).is_multiple_of(every) && step + 1 < steps {
+                self.state.timings.train[index] += since_saved.elapsed().as_secs_f64();
+                since_saved = Instant::now();
+                self.checkpoint(&task, step + 1, &optimizer)?;
+            }
+        }
+        self.method.end_task(&self.model, &task);
+        self.state.timings.train[index] += since_saved.elapsed().as_secs_f64();
+        self.finish_task(&task)?;
+        let seconds = self.state.timings.train[index];
+        observer.event(Event::TaskFinished {
+            name: &task.name,
+            seconds,
+        });
+        Ok(Outcome::Finished)
+    }
+
+    fn adamw(&self) -> AdamWSettings {
+        let train = &self.config.train;
+        AdamWSettings {
+            beta1: train.beta1,
+            beta2: train.beta2,
+            epsilon: train.eps,
+            weight_decay: train.weight_decay,
+        }
+    }
+
+    /// Fresh subspace and method, or those of the checkpoint. Returns the first step to run.
+    fn begin(
+        &mut self,
+        task: &TaskInfo,
+        optimizer: &mut SubspaceOptimizer,
+    ) -> Result<usize, TrainerError> {
+        if let Some(training) = self.state.training.clone() {
+            let dir = self.dir.path.join(CHECKPOINTS).join(&training.checkpoint);
+            let device = self.model.device();
+            read_checkpoint(&dir, &self.lora, &mut self.model, optimizer, &device)?;
+            self.method
+                .restore(training.method)
+                .map_err(|source| TrainerError::State {
+                    path: self.dir.path.join(STATE_FILE),
+                    key: "training.method",
+                    source,
+                })?;
+            return Ok(training.step);
+        }
+        let fresh = match self.method.adapter_kind() {
+            AdapterKind::Subspace => true,
+            AdapterKind::Snapshot => task.index == 0,
+        };
+        if fresh {
+            self.model
+                .start_subspace(&self.lora, self.config.seed, task.index as u64)?;
+        }
+        self.method.start_task(task);
+        Ok(0)
+    }
+
+    /// One optimizer step on the examples `indices` of the task.
+    fn step(
+        &mut self,
+        task: &TaskInfo,
+        step: usize,
+        indices: &[usize],
+        optimizer: &mut SubspaceOptimizer,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainerError> {
+        let start = Instant::now();
+        let train = &self.tasks[task.index].train;
+        let examples: Vec<&EncodedExample> = indices.iter().map(|index| &train[*index]).collect();
+        let micro_batch = self.config.train.micro_batch();
+        let info = StepInfo {
+            model: &self.model,
+            task,
+            step,
+            examples: &examples,
+            micro_batch,
+            pad: self.pad,
+        };
+        if let Some(observation) = self.method.start_step(&info)? {
+            let weight = observation.weight.weight;
+            observer.event(Event::Measured {
+                task: &task.name,
+                step,
+                weight,
+            });
+            self.state.soft_weights[task.index].push(observation.weight);
+            self.state.similarity[task.index].extend(observation.similarity);
+            self.state.timings.attribution[task.index] += start.elapsed().as_secs_f64();
+        }
+
+        let target_tokens: usize = examples.iter().map(|example| example.target.len()).sum();
+        let mut gradients = SubspaceGradients::default();
+        let mut cross_entropy = 0.0;
+        for (shard, rows) in examples.chunks(micro_batch).enumerate() {
+            let batch = token_batch(rows, self.pad)?;
+            let context = self.training_context(task, step, shard);
+            let loss = SequenceCrossEntropy::default().forward(
+                self.model.logits(&batch, &context),
+                &self.model.aligned_labels(&batch),
+            );
+            let value = loss.sum.clone();
+            gradients.add(SubspaceGradients::collect(
+                &self.model,
+                &mut loss.sum.backward(),
+            ));
+            cross_entropy += scalar(value);
+        }
+        // Divided once over the whole step: every target token counts the same.
+        gradients.scale(1.0 / target_tokens as f64);
+        cross_entropy /= target_tokens as f64;
+
+        let mut loss = cross_entropy;
+        let mut raw = std::collections::BTreeMap::new();
+        let mut total: Option<Tensor<1>> = None;
+        for Penalty {
+            name,
+            weight,
+            value,
+        } in self.method.penalties(&self.model, task)
+        {
+            let amount = scalar(value.clone());
+            raw.insert(name, amount);
+            if weight != 0.0 {
+                loss += weight * amount;
+                let term = value.mul_scalar(weight);
+                total = Some(match total {
+                    Some(total) => total + term,
+                    None => term,
+                });
+            }
+        }
+        if let Some(total) = total {
+            gradients.add(SubspaceGradients::collect(
+                &self.model,
+                &mut total.backward(),
+            ));
+        }
+
+        let max_norm = self.config.train.max_grad_norm;
+        let grad_norm = if max_norm > 0.0 {
+            gradients.clip(max_norm)
+        } else {
+            gradients.norm()
+        };
+        for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
+            if !value.is_finite() {
+                return Err(TrainerError::Diverged {
+                    task: task.name.clone(),
+                    step,
+                    what,
+                    value,
+                });
+            }
+        }
+        let train = &self.config.train;
+        let lr = learning_rate(
+            train.schedule,
+            task.settings.lr,
+            train.warmup_steps,
+            step,
+            task.steps,
+        );
+        optimizer.step(&mut self.model, &gradients, lr);
+
+        let soft_weight = self.state.soft_weights[task.index]
+            .last()
+            .map(|point| point.weight);
+        self.metrics.append(&StepRecord {
+            task: &task.name,
+            step,
+            loss,
+            cross_entropy,
+            penalties: raw,
+            soft_weight,
+            lr,
+            grad_norm,
+            examples: examples.len(),
+            target_tokens,
+            seconds: start.elapsed().as_secs_f64(),
+        })?;
+        observer.event(Event::Step {
+            task: &task.name,
+            step,
+            steps: task.steps,
+            examples: examples.len(),
+            loss,
+            lr,
+            weight: soft_weight,
+        });
+        Ok(())
+    }
+
+    fn training_context(&self, task: &TaskInfo, step: usize, shard: usize) -> ForwardContext {
+        let (task, step, shard) = (task.index as u64, step as u64, shard as u64);
+        let stream = DropoutStream::new(self.config.seed, task, step, shard);
+        ForwardContext {
+            drop_frozen_input: self.method.drops_frozen_input(),
+            ..ForwardContext::training(Some(stream))
+        }
+    }
+
+    /// Saves progress within a task.
+    fn checkpoint(
+        &mut self,
+        task: &TaskInfo,
+        step: usize,
+        optimizer: &SubspaceOptimizer,
+    ) -> Result<(), TrainerError> {
+        let name = format!("task-{:02}-step-{step}", task.index);
+        let dir = self.dir.path.join(CHECKPOINTS).join(&name);
+        create_dir(&self.dir.path.join(CHECKPOINTS))?;
+        write_checkpoint(&dir, &self.active_adapter(task), optimizer)?;
+        self.state.training = Some(TrainingState {
+            step,
+            checkpoint: name.clone(),
+            method: self.method.state(),
+        });
+        self.save_state()?;
+        self.remove_checkpoints(Some(&name));
+        Ok(())
+    }
+
+    /// Saves the task's adapter, freezes it and records that the task is done.
+    fn finish_task(&mut self, task: &TaskInfo) -> Result<(), TrainerError> {
+        let adapter = self.active_adapter(task);
+        let dir = adapter_dir(&self.dir.path, task.index, &task.name);
+        create_dir(dir.parent().unwrap_or(&self.dir.path))?;
+        atomic_dir(&dir, |dir| adapter.save(dir).map_err(TrainerError::from))?;
+        if self.method.adapter_kind() == AdapterKind::Subspace {
+            self.model.freeze_active();
+            self.settle_frozen();
+        }
+        self.state.trained = task.index + 1;
+        self.state.training = None;
+        self.save_state()?;
+        self.remove_checkpoints(None);
+        Ok(())
+    }
+
+    fn save_state(&mut self) -> Result<(), TrainerError> {
+        self.metrics.sync()?;
+        self.state.metrics_lines = self.metrics.lines();
+        Ok(self.state.write(&self.dir.path)?)
+    }
+
+    fn active_adapter(&self, task: &TaskInfo) -> Adapter {
+        let base_model = Some(self.model_name.clone());
+        Adapter {
+            origin: task.name.clone(),
+            config: PeftConfig::new(&self.lora, self.model.peft_task_type(), base_model),
+            weights: self.model.active_weights(),
+            sidecar: Some(Sidecar {
+                format: 1,
+                task: task.name.clone(),
+                order: task.index,
+                kind: self.method.adapter_kind(),
+                base_model_fingerprint: self.state.base_model.clone(),
+            }),
+        }
+    }
+
+    /// Removes checkpoints that the state no longer names; what cannot be removed only costs space.
+    fn remove_checkpoints(&self, keep: Option<&str>) {
+        let Ok(entries) = std::fs::read_dir(self.dir.path.join(CHECKPOINTS)) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            if keep.is_none_or(|keep| entry.file_name() != keep) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+/// The batches of a task's steps; recomputed, never stored.
+struct BatchOrder {
+    lengths: Vec<usize>,
+    batch_size: usize,
+    seed: u64,
+    grouping: LengthGrouping,
+    epoch: Option<u64>,
+    batches: Vec<Vec<usize>>,
+}
+
+impl BatchOrder {
+    fn new(lengths: Vec<usize>, batch_size: usize, config: &RunConfig, task: usize) -> Self {
+        let grouping = if config.train.length_grouping {
+            LengthGrouping::default()
+        } else {
+            LengthGrouping::None
+        };
+        // Tasks of equal size must not share their order.
+        let seed = config.seed ^ (task as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self {
+            lengths,
+            batch_size,
+            seed,
+            grouping,
+            epoch: None,
+            batches: Vec::new(),
+        }
+    }
+
+    /// The examples of optimizer step `step`.
+    fn batch(&mut self, step: usize) -> &[usize] {
+        let per_epoch = self.lengths.len().div_ceil(self.batch_size);
+        let epoch = (step / per_epoch) as u64;
+        if self.epoch != Some(epoch) {
+            let (size, seed) = (self.batch_size, self.seed);
+            self.batches = batch_order(&self.lengths, size, seed, epoch, self.grouping);
+            self.epoch = Some(epoch);
+        }
+        &self.batches[step % per_epoch]
+    }
+}
+
+fn scalar(tensor: Tensor<1>) -> f64 {
+    tensor
+        .without_autodiff()
+        .into_data()
+        .iter::<f32>()
+        .map(f64::from)
+        .sum()
+}
+
+fn create_dir(path: &Path) -> Result<(), TrainerError> {
+    std::fs::create_dir_all(path).map_err(|source| {
+        let path: PathBuf = path.to_owned();
+        TrainerError::Files(crate::files::FilesError::Io { path, source })
+    })
+}

@@ -1,0 +1,389 @@
+//! Bad input ends with exit code 2 and an error that names the file, key or value; never with a panic.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aso_tests::fixture;
+use common::{fail, text};
+
+/// A writable copy of a fixture model.
+fn model(dir: &Path) -> PathBuf {
+    let copy = dir.join("model");
+    fs::create_dir(&copy).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("t5/v1_1").join(file), copy.join(file)).unwrap();
+    }
+    copy
+}
+
+fn probe(model: &Path, batch: &Path, parts: &[&str]) {
+    let out = model.join("out.safetensors");
+    let arguments = [
+        "probe",
+        "--model",
+        text(model),
+        "--batch",
+        text(batch),
+        "--out",
+        text(&out),
+    ];
+    fail(&arguments, parts);
+    assert!(!out.exists(), "something was written");
+}
+
+fn batch() -> PathBuf {
+    fixture("t5/v1_1/batch.json")
+}
+
+/// Rewrites the JSON header of a safetensors file.
+fn edit_header(path: &Path, edit: impl Fn(&mut serde_json::Value)) {
+    let bytes = fs::read(path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    edit(&mut header);
+    let header = header.to_string();
+    let mut edited = (header.len() as u64).to_le_bytes().to_vec();
+    edited.extend_from_slice(header.as_bytes());
+    edited.extend_from_slice(&bytes[8 + length..]);
+    fs::write(path, edited).unwrap();
+}
+
+const TENSOR: &str = "encoder.block.0.layer.0.SelfAttention.q.weight";
+
+#[test]
+fn missing_model_files() {
+    let dir = tempfile::tempdir().unwrap();
+    probe(
+        &dir.path().join("nowhere"),
+        &batch(),
+        &["nowhere", "config.json"],
+    );
+    let copy = model(dir.path());
+    fs::remove_file(copy.join("model.safetensors")).unwrap();
+    probe(
+        &copy,
+        &batch(),
+        &[text(&copy), "no weights", "model.safetensors"],
+    );
+    fs::remove_file(copy.join("config.json")).unwrap();
+    probe(&copy, &batch(), &["config.json"]);
+}
+
+#[test]
+fn tensors_that_do_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = model(dir.path());
+    let weights = copy.join("model.safetensors");
+    let original = fs::read(&weights).unwrap();
+    edit_header(&weights, |header| {
+        let shape = header[TENSOR]["shape"].as_array_mut().unwrap();
+        shape.reverse();
+    });
+    probe(
+        &copy,
+        &batch(),
+        &["model.safetensors", TENSOR, "shape", "expected"],
+    );
+
+    fs::write(&weights, &original).unwrap();
+    edit_header(&weights, |header| {
+        let tensor = header.as_object_mut().unwrap().remove(TENSOR).unwrap();
+        header["surplus.weight"] = tensor;
+    });
+    probe(&copy, &batch(), &[TENSOR, "missing"]);
+
+    fs::write(&weights, &original).unwrap();
+    edit_header(&weights, |header| {
+        let tensor = header[TENSOR].clone();
+        let end = tensor["data_offsets"][1].as_u64().unwrap();
+        header["surplus.weight"] = serde_json::json!(
+            {"dtype": "F32", "shape": [0], "data_offsets": [end, end]}
+        );
+    });
+    probe(&copy, &batch(), &["surplus.weight"]);
+
+    fs::write(&weights, &original).unwrap();
+    edit_header(&weights, |header| header[TENSOR]["dtype"] = "I32".into());
+    probe(&copy, &batch(), &[TENSOR, "I32", "F32"]);
+}
+
+#[test]
+fn damaged_weight_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = model(dir.path());
+    let weights = copy.join("model.safetensors");
+    let original = fs::read(&weights).unwrap();
+    fs::write(&weights, &original[..original.len() - 5]).unwrap();
+    let expected = original.len().to_string();
+    probe(
+        &copy,
+        &batch(),
+        &["model.safetensors", &expected, "truncated"],
+    );
+    fs::write(&weights, &original[..100]).unwrap();
+    probe(&copy, &batch(), &["model.safetensors", "truncated"]);
+    fs::write(&weights, [1, 2, 3]).unwrap();
+    probe(&copy, &batch(), &["model.safetensors", "3 bytes"]);
+    fs::write(&weights, [0xff; 64]).unwrap();
+    probe(&copy, &batch(), &["model.safetensors", "header"]);
+    let mut garbage = 16u64.to_le_bytes().to_vec();
+    garbage.extend_from_slice(&[b'x'; 16]);
+    fs::write(&weights, garbage).unwrap();
+    probe(
+        &copy,
+        &batch(),
+        &["model.safetensors", "not a valid safetensors file"],
+    );
+}
+
+#[test]
+fn configurations_of_other_models() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = model(dir.path());
+    let config = copy.join("config.json");
+    fs::write(&config, r#"{"model_type": "bert"}"#).unwrap();
+    probe(
+        &copy,
+        &batch(),
+        &["config.json", "`model_type`", "bert", "t5"],
+    );
+    fs::write(&config, "{").unwrap();
+    probe(&copy, &batch(), &["config.json", "JSON"]);
+    fs::write(&config, r#"{"d_model": "wide"}"#).unwrap();
+    probe(&copy, &batch(), &["config.json", "wide"]);
+}
+
+#[test]
+fn batches_that_do_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("batch.json");
+    let model = fixture("t5/v1_1");
+    let out = dir.path().join("out.safetensors");
+    let probe = |json: &str, parts: &[&str]| {
+        fs::write(&path, json).unwrap();
+        let arguments = [
+            "probe",
+            "--model",
+            text(&model),
+            "--batch",
+            text(&path),
+            "--out",
+            text(&out),
+        ];
+        fail(&arguments, &[&["batch.json"], parts].concat());
+        assert!(!out.exists());
+    };
+    let mask = r#""attention_mask": [[1, 1]]"#;
+    probe(
+        &format!(r#"{{"input_ids": [[5, 99999]], {mask}, "labels": [[3]]}}"#),
+        &["input_ids", "row 0", "position 1", "99999", "vocabulary"],
+    );
+    probe(
+        &format!(r#"{{"input_ids": [[5, 6]], {mask}, "labels": [[-7]]}}"#),
+        &["labels", "-7", "vocabulary"],
+    );
+    probe(
+        &format!(r#"{{"input_ids": [[5, 6], [7]], {mask}, "labels": [[3], [3]]}}"#),
+        &["input_ids", "row 1"],
+    );
+    probe(
+        &format!(r#"{{"input_ids": [[5, 6]], {mask}}}"#),
+        &["labels"],
+    );
+    probe(r#"{"input_ids": [[5,"#, &["line 1"]);
+}
+
+#[test]
+fn adapters_that_do_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.safetensors");
+    let adapter = dir.path().join("adapter");
+    let probe = |parts: &[&str]| {
+        let model = fixture("t5/v1_0");
+        let batch = fixture("t5/v1_0/batch.json");
+        let arguments = [
+            "probe",
+            "--model",
+            text(&model),
+            "--adapter",
+            text(&adapter),
+            "--batch",
+            text(&batch),
+            "--out",
+            text(&out),
+        ];
+        fail(&arguments, parts);
+    };
+    probe(&["adapter_config.json"]);
+    fs::create_dir(&adapter).unwrap();
+    let source = fixture("t5/v1_0/adapters/task0");
+    let copy = |file: &str| fs::copy(source.join(file), adapter.join(file)).unwrap();
+    copy("adapter_config.json");
+    probe(&["adapter_model.safetensors"]);
+    copy("adapter_model.safetensors");
+    let config = adapter.join("adapter_config.json");
+    let edit = |edit: &dyn Fn(&mut serde_json::Value)| {
+        copy("adapter_config.json");
+        let mut value: serde_json::Value =
+            serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+        edit(&mut value);
+        fs::write(&config, value.to_string()).unwrap();
+    };
+    edit(&|value| value["peft_type"] = "IA3".into());
+    probe(&["adapter_config.json", "peft_type", "IA3", "LORA"]);
+    edit(&|value| value["use_dora"] = true.into());
+    probe(&["use_dora"]);
+    edit(&|value| value["r"] = 5.into());
+    probe(&["adapter_model.safetensors", "lora_A", "expected [5"]);
+    // An adapter of another model.
+    copy("adapter_config.json");
+    let mut sidecar = serde_json::json!({
+        "format": 1, "task": "a", "order": 0, "kind": "subspace",
+        "base_model_fingerprint": "sha256:00",
+    });
+    let path = adapter.join("aso_subspace.json");
+    fs::write(&path, sidecar.to_string()).unwrap();
+    probe(&["adapter", "sha256:00"]);
+    sidecar["kind"] = "whatever".into();
+    fs::write(&path, sidecar.to_string()).unwrap();
+    probe(&["aso_subspace.json", "whatever"]);
+    fs::remove_file(&path).unwrap();
+    edit_header(&adapter.join("adapter_model.safetensors"), |header| {
+        let name = "base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight";
+        let tensor = header.as_object_mut().unwrap().remove(name).unwrap();
+        let other = name.replace("block.0", "block.9");
+        header[other] = tensor;
+    });
+    probe(&["block.0.layer.0.SelfAttention.q.lora_A.weight", "missing"]);
+}
+
+/// A task folder of the CL benchmark with the given training records.
+fn benchmark(dir: &Path, train: &str) -> PathBuf {
+    let root = dir.join("data");
+    let task = root.join("SC/tiny");
+    fs::create_dir_all(&task).unwrap();
+    fs::write(
+        root.join("instruction_config.json"),
+        r#"{"SC": [{"instruction_type": "zero-shot", "instruction": "What?\n"}]}"#,
+    )
+    .unwrap();
+    fs::write(task.join("labels.json"), r#"["good", "bad"]"#).unwrap();
+    let right = r#"[{"sentence": "a", "label": "good"}]"#;
+    fs::write(task.join("test.json"), right).unwrap();
+    fs::write(task.join("dev.json"), right).unwrap();
+    fs::write(task.join("train.json"), train).unwrap();
+    root
+}
+
+fn run_config(dir: &Path, text_of_config: &str, parts: &[&str]) {
+    let config = dir.join("run.toml");
+    fs::write(&config, text_of_config).unwrap();
+    let out = dir.join("out");
+    fail(&["run", text(&config), "--out", text(&out)], parts);
+    assert!(!out.join("config.toml").exists(), "the run was started");
+}
+
+#[test]
+fn malformed_data() {
+    let cases: [(&str, &[&str]); 6] = [
+        ("[{", &["train.json", "JSON"]),
+        (
+            r#"[{"sentence": "a", "label": "good"}, {"sentence": "b"}]"#,
+            &["train.json", "record 1", "label"],
+        ),
+        (
+            r#"[{"sentence": "a", "label": "god"}]"#,
+            &["train.json", "record 0", "god", "good", "bad"],
+        ),
+        (
+            r#"[{"sentence": 3, "label": "good"}]"#,
+            &["train.json", "record 0", "sentence"],
+        ),
+        ("[]", &["train.json", "empty task"]),
+        (r#"{"Instances": []}"#, &["train.json", "expected"]),
+    ];
+    for (train, parts) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        benchmark(dir.path(), train);
+        let config =
+            "[data]\nformat = \"cl-benchmark\"\npath = \"data\"\n[stream]\ntasks = [\"tiny\"]\n";
+        run_config(dir.path(), config, parts);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    benchmark(dir.path(), r#"[{"sentence": "a", "label": "good"}]"#);
+    let config =
+        "[data]\nformat = \"cl-benchmark\"\npath = \"data\"\n[stream]\ntasks = [\"tinny\"]\n";
+    run_config(dir.path(), config, &["unknown task `tinny`", "tiny"]);
+    let config = "[data]\nformat = \"jsonl\"\npath = \"lines\"\n[stream]\ntasks = [\"own\"]\n";
+    let own = dir.path().join("lines/own");
+    fs::create_dir_all(&own).unwrap();
+    fs::write(
+        own.join("test.jsonl"),
+        "{\"input\": \"a\", \"target\": \"b\"}\n",
+    )
+    .unwrap();
+    fs::write(
+        own.join("train.jsonl"),
+        "{\"input\": \"a\", \"target\": \"b\"}\n{\"input\": \"a\"}\n",
+    )
+    .unwrap();
+    run_config(dir.path(), config, &["train.jsonl", "line 2", "target"]);
+}
+
+#[test]
+fn malformed_configurations() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |config: &str, parts: &[&str]| run_config(dir.path(), config, parts);
+    check(
+        "[train]\nlrate = 0.1\n",
+        &["run.toml:2", "train.lrate", "train.lr"],
+    );
+    check(
+        "[train]\nlr = \"fast\"\n",
+        &["run.toml:2", "train.lr", "fast"],
+    );
+    check("[train\n", &["run.toml:1", "TOML"]);
+    check("[lora]\nrank = 0\n", &["run.toml:2", "lora.rank", "0"]);
+    check(
+        "[method]\nname = \"magic\"\n",
+        &["method.name", "magic", "aso-lora"],
+    );
+    check(
+        "[stream]\norder = \"order9\"\n",
+        &["stream.order", "order9", "order1"],
+    );
+    check("[stream]\ntasks = [\"no-such-task\"]\n", &["no-such-task"]);
+    check("[model]\npath = \"nowhere\"\n", &["nowhere", "config.json"]);
+    check(
+        "[lora]\ntarget_modules = [\"w\"]\n[data]\nmax_train = 2\nmax_eval = 2\n[eval]\nzero_shot = false\n",
+        &["target modules", "\"w\"", "wo"],
+    );
+    fail(
+        &["run", text(&dir.path().join("none.toml"))],
+        &["none.toml"],
+    );
+    let config = dir.path().join("run.toml");
+    fs::write(&config, "").unwrap();
+    fail(
+        &["run", text(&config), "--set", "train.lrr=1"],
+        &["train.lrr", "train.lr"],
+    );
+    fail(&["run", text(&config), "--set", "seed"], &["--set seed"]);
+}
+
+#[test]
+fn devices_and_arguments() {
+    let config = ["config", "--example", "demo"];
+    fail(
+        &[&config[..], &["--device", "cuda:0", "--threads", "0"]].concat(),
+        &["--threads"],
+    );
+    let demo = ["demo", "--device", "cuda:0"];
+    if cfg!(not(feature = "cuda")) {
+        fail(&demo, &["cuda:0", "--features cuda"]);
+    }
+    fail(&["demo", "--device", "gpu"], &["gpu", "flex"]);
+    fail(&["run"], &["CONFIG"]);
+}

@@ -1,0 +1,365 @@
+//! The commands on good input.
+
+mod common;
+
+use std::fs;
+
+use aso_tests::{assert_close, fixture, read_tensors, shared};
+use common::{results, run, succeed, text};
+
+/// `aso probe` against the fixtures, with the whole stack of adapters.
+#[test]
+fn probe_matches_the_fixtures() {
+    let dir = tempfile::tempdir().unwrap();
+    for variant in ["v1_0", "v1_1", "mt5"] {
+        let root = fixture(&format!("t5/{variant}"));
+        let adapters = ["task0", "task1", "active"].map(|name| root.join("adapters").join(name));
+        let expected = read_tensors(&root.join("expected.safetensors"));
+        let scores = read_tensors(&root.join("attribution.safetensors"));
+        for preset in ["aso", "reference"] {
+            let out = dir.path().join(format!("{variant}-{preset}.safetensors"));
+            let batch = root.join("batch.json");
+            let mut arguments = vec!["probe", "--model", text(&root), "--batch", text(&batch)];
+            for adapter in &adapters {
+                arguments.extend(["--adapter", text(adapter)]);
+            }
+            arguments.extend(["--out", text(&out), "--gradients", "--attribution", preset]);
+            succeed(&arguments);
+            let found = read_tensors(&out);
+            let mut compared = 0;
+            for (name, (shape, values)) in &expected {
+                let written = ["logits", "loss", "penalty.", "grad."];
+                if !written.iter().any(|start| name.starts_with(start)) {
+                    continue;
+                }
+                let (found_shape, found) = &found[name];
+                assert_eq!(found_shape, shape, "{variant}: {name}");
+                assert_close(name, found, values, 1e-4);
+                compared += 1;
+            }
+            assert!(compared > 20, "{variant}: only {compared} tensors compared");
+            for (name, (shape, values)) in &scores {
+                let Some(name) = name.strip_prefix(&format!("{preset}.")) else {
+                    continue;
+                };
+                let (found_shape, found) = &found[name];
+                assert_eq!(found_shape, shape, "{variant}: {name}");
+                if name == "weight" {
+                    assert!(
+                        (found[0] - values[0]).abs() <= 1e-3,
+                        "{variant} {preset}: weight"
+                    );
+                } else {
+                    assert_close(name, found, values, 1e-3);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn probe_without_adapters() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, out) = (fixture("t5/v1_1"), dir.path().join("out.safetensors"));
+    let batch = root.join("batch.json");
+    succeed(&[
+        "probe",
+        "--model",
+        text(&root),
+        "--batch",
+        text(&batch),
+        "--out",
+        text(&out),
+        "--gradients",
+    ]);
+    let found = read_tensors(&out);
+    let expected = read_tensors(&root.join("expected.safetensors"));
+    assert_close(
+        "logits",
+        &found["logits"].1,
+        &expected["base.logits"].1,
+        1e-4,
+    );
+    assert_close("loss", &found["loss"].1, &expected["base.loss"].1, 1e-4);
+    for (name, value) in [
+        ("penalty.orthogonality", 0.0),
+        ("penalty.norm", 0.0),
+        ("weight", 1.0),
+    ] {
+        assert_eq!(found[name], (vec![1], vec![value]), "{name}");
+    }
+    assert!(!found.keys().any(|name| name.starts_with("grad.")));
+    // Half precision and shards are read alike.
+    let sharded = fixture("t5/v1_1_bf16_sharded");
+    let batch = sharded.join("batch.json");
+    succeed(&[
+        "probe",
+        "--model",
+        text(&sharded),
+        "--batch",
+        text(&batch),
+        "--out",
+        text(&out),
+    ]);
+    let expected = read_tensors(&sharded.join("expected.safetensors"));
+    assert_close(
+        "logits",
+        &read_tensors(&out)["logits"].1,
+        &expected["base.logits"].1,
+        1e-4,
+    );
+}
+
+#[test]
+fn probe_of_the_benchmark_checkpoint() {
+    let Some(model) = shared("models/t5-mini-clb") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (out, batch) = (dir.path().join("out.safetensors"), model.join("batch.json"));
+    succeed(&[
+        "probe",
+        "--model",
+        text(&model),
+        "--batch",
+        text(&batch),
+        "--out",
+        text(&out),
+    ]);
+    let expected: serde_json::Value =
+        serde_json::from_slice(&fs::read(model.join("expected.json")).unwrap()).unwrap();
+    let found = read_tensors(&out);
+    let loss = expected["loss"].as_f64().unwrap() as f32;
+    assert_close("loss", &found["loss"].1, &[loss], 1e-4);
+    let first: Vec<f32> = expected["logits_row0_pos0_first16"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|value| value.as_f64().unwrap() as f32)
+        .collect();
+    assert_close("logits", &found["logits"].1[..16], &first, 1e-4);
+}
+
+#[test]
+fn example_configurations_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("demo.toml");
+    fs::write(&config, succeed(&["config", "--example", "demo"])).unwrap();
+    let out = dir.path().join("out");
+    let small = ["data.max_train=16", "data.max_eval=8", "train.steps=2"];
+    let mut arguments = vec!["run", text(&config), "--out", text(&out), "--json"];
+    small
+        .iter()
+        .for_each(|set| arguments.extend(["--set", set]));
+    let printed: serde_json::Value = serde_json::from_str(&succeed(&arguments)).unwrap();
+    assert_eq!(printed["tasks"], results(&out)["tasks"]);
+    assert_eq!(printed["accuracy"], results(&out)["accuracy"]);
+
+    let Some(data) = shared("data/cl-benchmark") else {
+        return;
+    };
+    let config = dir.path().join("clb.toml");
+    fs::write(&config, succeed(&["config", "--example", "cl-benchmark"])).unwrap();
+    let out = dir.path().join("clb");
+    let data = format!("data.path={}", text(&data));
+    let mut arguments = vec!["run", text(&config), "--out", text(&out), "--set", &data];
+    let more = [
+        "train.batch_size=4",
+        "train.micro_batch=4",
+        "eval.max_new_tokens=2",
+    ];
+    small
+        .iter()
+        .chain(&more)
+        .for_each(|set| arguments.extend(["--set", set]));
+    succeed(&arguments);
+    assert_eq!(
+        results(&out)["tasks"],
+        serde_json::json!(["dbpedia", "amazon", "agnews"])
+    );
+}
+
+/// Training options that the other tests do not use, end to end on the built-in model.
+#[test]
+fn every_method_and_option_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = [
+        "data.max_train=16",
+        "data.max_eval=4",
+        "train.batch_size=8",
+        "train.micro_batch=4",
+        "train.steps=3",
+        "eval.max_new_tokens=4",
+    ];
+    let cases: &[&[&str]] = &[
+        &[
+            "method.name=o-lora",
+            "method.penalty=squared-frobenius",
+            "method.lambda2=0.1",
+        ],
+        &[
+            "method.name=inc-lora",
+            "lora.frozen=stack",
+            "lora.target_modules=all-linear",
+        ],
+        &[
+            "method.name=seq-lora",
+            "train.schedule=linear",
+            "train.warmup_steps=1",
+        ],
+        &[
+            "method.penalty=mean-abs-cosine",
+            "attribution.alpha_min=0.1",
+        ],
+        &[
+            "attribution.preset=reference",
+            "attribution.interval=2",
+            "train.max_grad_norm=0.0",
+        ],
+        &[
+            "attribution.per_task=true",
+            "attribution.interval=1",
+            "eval.tasks=seen",
+        ],
+        &[
+            "attribution.per_block=true",
+            "attribution.interval=1",
+            "eval.tasks=seen+next",
+        ],
+        &[
+            "attribution.stack=encoder",
+            "attribution.interval=1",
+            "train.length_grouping=false",
+        ],
+    ];
+    for (at, case) in cases.iter().enumerate() {
+        let config = dir.path().join("empty.toml");
+        fs::write(&config, "").unwrap();
+        let out = dir.path().join(at.to_string());
+        let mut arguments = vec!["run", text(&config), "--out", text(&out), "--quiet"];
+        base.iter()
+            .chain(*case)
+            .for_each(|set| arguments.extend(["--set", set]));
+        succeed(&arguments);
+        let results = results(&out);
+        let count = results["tasks"].as_array().unwrap().len();
+        assert_eq!(
+            fs::read_dir(out.join("adapters")).unwrap().count(),
+            count,
+            "{case:?}"
+        );
+        let weights = results["soft_weights"].as_array().unwrap();
+        let measured = weights
+            .iter()
+            .any(|points| !points.as_array().unwrap().is_empty());
+        assert_eq!(measured, results["method"] == "aso-lora", "{case:?}");
+        assert!(results["ap"].is_number(), "{case:?}");
+    }
+    // What `seen+next` did not evaluate is null, never 0.
+    let rows = results(&dir.path().join("6"))["accuracy"].clone();
+    assert!(rows[0][1].is_number() && rows[0][2].is_null());
+}
+
+#[test]
+fn evaluation_and_prediction_agree_with_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("run.toml");
+    fs::write(
+        &config,
+        "[data]\nmax_eval = 30\nmax_train = 64\n[train]\nbatch_size = 8\n",
+    )
+    .unwrap();
+    for method in ["aso-lora", "seq-lora"] {
+        let out = dir.path().join(method);
+        let set = format!("method.name={method}");
+        succeed(&[
+            "run",
+            text(&config),
+            "--out",
+            text(&out),
+            "--set",
+            &set,
+            "--quiet",
+        ]);
+        let results = results(&out);
+        let last = results["accuracy"]
+            .as_array()
+            .unwrap()
+            .last()
+            .unwrap()
+            .clone();
+        let scores: serde_json::Value =
+            serde_json::from_str(&succeed(&["eval", "--run", text(&out), "--json"])).unwrap();
+        assert_eq!(scores["scores"], last, "{method}");
+
+        // The same through adapter folders and a JSONL file.
+        let suite = aso_data::SyntheticSuite::demo(1);
+        let task = &suite.tasks()[0];
+        let input = dir.path().join("input.jsonl");
+        aso_data::jsonl::write_jsonl(&input, &task.test[..30]).unwrap();
+        let mut adapters: Vec<_> = fs::read_dir(out.join("adapters"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        adapters.sort();
+        if method == "seq-lora" {
+            let output = dir.path().join("refused.jsonl");
+            let two = [text(&adapters[0]), text(&adapters[1])];
+            let refused = run(&[
+                "predict",
+                "--model",
+                "embedded:demo",
+                "--adapter",
+                two[0],
+                "--adapter",
+                two[1],
+                "--input",
+                text(&input),
+                "--output",
+                text(&output),
+            ]);
+            assert_eq!(refused.status.code(), Some(2));
+            assert!(String::from_utf8_lossy(&refused.stderr).contains("snapshot"));
+            adapters = adapters.pop().into_iter().collect();
+        }
+        let output = dir.path().join(format!("{method}.jsonl"));
+        let mut arguments = vec!["predict", "--model", "embedded:demo"];
+        for adapter in &adapters {
+            arguments.extend(["--adapter", text(adapter)]);
+        }
+        arguments.extend(["--input", text(&input), "--output", text(&output)]);
+        succeed(&arguments);
+        let lines: Vec<serde_json::Value> = fs::read_to_string(&output)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(lines.len(), 30);
+        let right = lines.iter().filter(|line| line["correct"] == true).count();
+        let score = scores["scores"][0].as_f64().unwrap();
+        assert!(
+            (100.0 * right as f64 / 30.0 - score).abs() < 1e-9,
+            "{method}: {right} right"
+        );
+    }
+}
+
+#[test]
+fn help_lists_commands_and_examples() {
+    let help = succeed(&["--help"]);
+    for part in [
+        "demo",
+        "run",
+        "eval",
+        "predict",
+        "probe",
+        "config",
+        "Examples:",
+        "Exit status",
+    ] {
+        assert!(help.contains(part), "{part}");
+    }
+    for command in ["demo", "run", "eval", "predict", "probe", "config"] {
+        assert!(succeed(&[command, "--help"]).contains("Usage"), "{command}");
+    }
+}
