@@ -66,7 +66,11 @@ fn kill_when(mut child: Child, moment: impl Fn() -> bool) -> bool {
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             let output = child.wait_with_output().unwrap();
-            assert!(status.success(), "{status}: {}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                status.success(),
+                "{status}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             return false;
         }
         if moment() {

@@ -398,7 +398,7 @@ mod tests {
             message.contains("unknown task `nwes`, did you mean `news`?"),
             "{message}"
         );
-        assert!(message.contains("docs/data.md"), "{message}");
+        assert!(message.contains("docs/data-layout.md"), "{message}");
 
         fs::create_dir_all(dir.path().join("SC/News")).unwrap();
         fs::write(dir.path().join("SC/News/labels.json"), LABELS).unwrap();

@@ -69,7 +69,7 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// A directory does not hold what its layout asks for.
-    #[error("{path}: {problem} (docs/data.md describes the layout)", path = path.display())]
+    #[error("{path}: {problem} (docs/data-layout.md describes the layout)", path = path.display())]
     Layout {
         /// The directory.
         path: PathBuf,
@@ -128,7 +128,7 @@ pub enum DataError {
     },
     /// A task name that the library does not have.
     #[error(
-        "unknown task `{name}`{hint}; {root} has {}; docs/data.md describes the directory layout",
+        "unknown task `{name}`{hint}; {root} has {}; docs/data-layout.md describes the directory layout",
         quoted(available),
         hint = did_you_mean(nearest)
     )]
@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "unknown task `agnwes`, did you mean `agnews`?; data has `agnews`, `amazon`; \
-             docs/data.md describes the directory layout"
+             docs/data-layout.md describes the directory layout"
         );
     }
 }

@@ -204,7 +204,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let message = open_library(dir.path()).unwrap_err().to_string();
         assert!(message.contains("neither the CL benchmark"), "{message}");
-        assert!(message.contains("docs/data.md"), "{message}");
+        assert!(message.contains("docs/data-layout.md"), "{message}");
         let missing = open_library(dir.path().join("none")).unwrap_err();
         assert!(matches!(missing, DataError::Io { .. }), "{missing}");
     }

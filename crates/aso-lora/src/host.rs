@@ -24,7 +24,11 @@ pub trait AdapterHost {
         config.validate()?;
         let mut matches = false;
         self.visit_linears(&mut |layer| matches |= config.target_modules.matches(layer.name()));
-        if matches { Ok(()) } else { Err(no_target(self, &config.target_modules)) }
+        if matches {
+            Ok(())
+        } else {
+            Err(no_target(self, &config.target_modules))
+        }
     }
 
     /// Starts a fresh subspace on every target layer and clears the others.

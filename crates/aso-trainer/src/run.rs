@@ -91,7 +91,9 @@ impl Run {
     /// If the stored state cannot be read.
     pub fn is_finished(&self) -> Result<bool, TrainerError> {
         let tasks = self.config.tasks()?.len();
-        let Some(state) = RunState::read(&self.dir.path)? else { return Ok(false) };
+        let Some(state) = RunState::read(&self.dir.path)? else {
+            return Ok(false);
+        };
         if !state.is_complete(tasks, &self.config.eval) {
             return Ok(false);
         }

@@ -124,7 +124,11 @@ impl<M: Backbone> Trainer<M> {
             pad,
         };
         // A kill between a save and the clean-up after it leaves a checkpoint that nothing names.
-        let named = trainer.state.training.as_ref().map(|training| training.checkpoint.as_str());
+        let named = trainer
+            .state
+            .training
+            .as_ref()
+            .map(|training| training.checkpoint.as_str());
         trainer.remove_checkpoints(named);
         trainer.restore_adapters()?;
         Ok(trainer)

@@ -3,13 +3,13 @@
 use rand_chacha::ChaCha8Rng;
 
 use super::grammar::{Bank, Genre, Scene, Style};
-use super::lexicon::{NEGATIVE, POSITIVE, TOPICS, lexicon, words_of};
+use super::lexicon::{NEGATIVE, POSITIVE, TOPICS, lexicon, plural, words_of};
 use super::{DEMO_TOPICS, prompt};
 use crate::example::Example;
 use crate::random::{below, chance, choose_sorted, keyed, shuffle};
 
 /// The words of this module's prompts and answers, for the lexicon.
-pub(super) const PHRASES: [&str; 16] = [
+pub(super) const PHRASES: [&str; 14] = [
     "words: and",
     "occurs: which word occurs?",
     "topic: what is it about?",
@@ -19,18 +19,16 @@ pub(super) const PHRASES: [&str; 16] = [
     "single several",
     "time: when is it?",
     "before now later",
-    "same topic: do both texts agree?",
-    "same sentiment: do both texts agree?",
-    "yes no",
+    "kind: which word fits?",
     "first: what is the first word?",
     "last: what is the last word?",
     "options: text:",
     "also",
 ];
 
-/// Unlabelled text without end: sentences of every genre and topic, pairs of sentences about one
-/// scene, and lists of words that belong together (or, now and then, of arbitrary words, so that
-/// label words are seen as words without being tied to a meaning).
+/// Unlabelled text without end: sentences of every genre and topic, and lists of words that belong
+/// together (or, now and then, of arbitrary words, so that label words are seen as words without
+/// being tied to a meaning).
 pub fn pretraining_text(seed: u64) -> impl Iterator<Item = String> {
     let lexicon = lexicon();
     let mut rng = keyed(&[seed, 0x7465_7874]);
@@ -38,8 +36,7 @@ pub fn pretraining_text(seed: u64) -> impl Iterator<Item = String> {
         let rng = &mut rng;
         let scene = Scene::draw(rng, &all_topics());
         match below(rng, 100) {
-            0..60 => tell(rng, scene),
-            60..80 => format!("{} {}", tell(rng, scene), tell(rng, scene)),
+            0..80 => tell(rng, scene),
             80..88 => word_list(rng, &TOPICS[scene.topic].nouns),
             88..94 => word_list(rng, if scene.positive { &POSITIVE } else { &NEGATIVE }),
             _ => word_list(rng, &lexicon.iter().map(String::as_str).collect::<Vec<_>>()),
@@ -50,9 +47,9 @@ pub fn pretraining_text(seed: u64) -> impl Iterator<Item = String> {
 /// Supervised items without end that teach the skills the demo tasks need, never their labels.
 ///
 /// Topics are asked for only where the demo suite does not (travel, health, ..); opinion and
-/// number have other label words; the other kinds (a word that occurs, the first or last word,
-/// whether two texts agree) teach to read the question and to choose among options. Label words
-/// of the demo tasks occur as options of the copying kinds only, independent of the text's meaning.
+/// number have other label words; the other kinds (a word that occurs, the first or last word, a noun
+/// that fits the text) teach to read the question and to choose among options. Label words of the
+/// demo tasks occur as options of the copying kinds only, independent of the text's meaning.
 /// Prompts have the form of the demo's: `kind: question options: a, b. text: ..`.
 pub fn instruction_items(seed: u64) -> impl Iterator<Item = Example> {
     let lexicon = lexicon();
@@ -63,11 +60,10 @@ pub fn instruction_items(seed: u64) -> impl Iterator<Item = Example> {
             0..2 => occurs(rng, &lexicon),
             2 => edge_word(rng),
             3..5 => held_out_topic(rng),
-            5 => sentiment(rng),
-            6 => number(rng),
-            7 => time(rng),
-            8 => agreement(rng, true),
-            _ => agreement(rng, false),
+            5..7 => kind(rng),
+            7 => sentiment(rng),
+            8 => number(rng),
+            _ => time(rng),
         }
     })
 }
@@ -201,32 +197,34 @@ fn time(rng: &mut ChaCha8Rng) -> Example {
     )
 }
 
-/// Whether two texts share a topic (or else an opinion).
-fn agreement(rng: &mut ChaCha8Rng, topic: bool) -> Example {
-    let (a, mut b) = (
-        Scene::draw(rng, &all_topics()),
-        Scene::draw(rng, &all_topics()),
-    );
-    let same = chance(rng, 50);
-    if topic {
-        let other = (a.topic + 1 + below(rng, TOPICS.len() - 1)) % TOPICS.len();
-        b.topic = if same { a.topic } else { other };
-    } else {
-        b.positive = same == a.positive;
-    }
-    let text = format!("{} text: {}", tell(rng, a), tell(rng, b));
-    let kind = if topic {
-        "same topic"
-    } else {
-        "same sentiment"
+/// Which of some nouns is of the text's topic.
+fn kind(rng: &mut ChaCha8Rng) -> Example {
+    let count = 2 + below(rng, 3);
+    let mut topics = all_topics();
+    shuffle(rng, &mut topics);
+    topics.truncate(count);
+    let answer = below(rng, count);
+    let scene = Scene::draw(rng, &[topics[answer]]);
+    let text = tell(rng, scene);
+    let inflect = |noun: &str| {
+        if scene.plural {
+            plural(noun)
+        } else {
+            noun.to_owned()
+        }
     };
-    let question = format!("{kind}: do both texts agree?");
-    item(
-        &question,
-        &["yes", "no"],
-        &text,
-        if same { "yes" } else { "no" },
-    )
+    let options: Vec<String> = topics
+        .into_iter()
+        .map(|topic| {
+            // A word of the text would be found by its looks.
+            let mut words = TOPICS[topic].nouns.map(inflect).to_vec();
+            words.retain(|word| !words_of(&text).any(|other| other == word));
+            let chosen = below(rng, words.len());
+            words.swap_remove(chosen)
+        })
+        .collect();
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    item("kind: which word fits?", &options, &text, options[answer])
 }
 
 fn shuffled<const N: usize>(
@@ -280,7 +278,7 @@ mod tests {
             }
             *kinds.entry(kind).or_insert(0) += 1;
         }
-        assert_eq!(kinds.len(), 9, "{kinds:?}");
+        assert_eq!(kinds.len(), 8, "{kinds:?}");
     }
 
     #[test]
