@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aso_tests::fixture;
+use aso_tests::{fixture, root};
 use common::{fail, text};
 
 /// A writable copy of a fixture model.
@@ -330,6 +330,28 @@ fn malformed_data() {
     )
     .unwrap();
     run_config(dir.path(), config, &["train.jsonl", "line 2", "target"]);
+}
+
+#[test]
+fn a_tokenizer_of_another_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = model(dir.path());
+    let tokenizer = root().join("crates/aso-trainer/assets/demo/tokenizer.json");
+    fs::copy(tokenizer, model.join("tokenizer.json")).unwrap();
+    let parts = ["topic-news", "example 0", "token id", "vocabulary of 43"];
+    run_config(dir.path(), "[model]\npath = \"model\"\n", &parts);
+    fs::write(model.join("tokenizer.json"), "{}").unwrap();
+    run_config(
+        dir.path(),
+        "[model]\npath = \"model\"\n",
+        &["tokenizer.json"],
+    );
+    fs::remove_file(model.join("tokenizer.json")).unwrap();
+    run_config(
+        dir.path(),
+        "[model]\npath = \"model\"\n",
+        &["tokenizer.json"],
+    );
 }
 
 #[test]

@@ -46,11 +46,6 @@ fn arguments(
         match option.as_str() {
             "--out" => out = value.into(),
             "--steps" => config.steps = number()? as usize,
-            "--lr" => config.lr = value.parse().unwrap(),
-            "--std" => config.embedding_std = value.parse().unwrap(),
-            "--share" => config.text_share = value.parse().unwrap(),
-            "--batch" => config.batch_size = value.parse().unwrap(),
-            "--warm" => config.warmup_steps = value.parse().unwrap(),
             "--seed" => config.seed = number()?,
             _ => return Err(format!("unknown option {option}")),
         }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::MethodName;
 use crate::files::{FilesError, read_json, write_json};
 use crate::metrics::AccuracyMatrix;
 
@@ -20,8 +19,8 @@ pub const RESULTS_FILE: &str = "results.json";
 pub struct RunResults {
     /// Version of this program.
     pub version: String,
-    /// The method.
-    pub method: MethodName,
+    /// The method's name.
+    pub method: String,
     /// The seed.
     pub seed: u64,
     /// The tasks in the order in which they were learned.
@@ -123,7 +122,7 @@ pub struct MatrixRow<'a> {
 impl RunResults {
     /// The results for an accuracy matrix, with all metrics; traces and timings are empty.
     pub fn new(
-        method: MethodName,
+        method: &str,
         seed: u64,
         tasks: Vec<String>,
         evaluation_samples: Vec<usize>,
@@ -132,7 +131,7 @@ impl RunResults {
         let count = tasks.len();
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            method,
+            method: method.to_owned(),
             seed,
             ap: matrix.average_performance(),
             ap_by_sample: matrix.average_performance_by_sample(&evaluation_samples),
@@ -204,7 +203,7 @@ mod tests {
         matrix.set(1, 0, scores[3]);
         matrix.set(1, 1, scores[4]);
         let tasks = vec!["a".to_owned(), "b".to_owned()];
-        let mut results = RunResults::new(MethodName::AsoLora, 1, tasks, vec![10, 30], &matrix);
+        let mut results = RunResults::new("aso-lora", 1, tasks, vec![10, 30], &matrix);
         results.soft_weights[1].push(WeightPoint {
             step: 3,
             weight: scores[5],

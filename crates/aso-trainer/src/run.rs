@@ -10,6 +10,7 @@ use crate::config::RunConfig;
 use crate::events::Observer;
 use crate::files::{CONFIG_FILE, RunDir, atomic_write, prepare_run_dir};
 use crate::load::{Loaded, load_model, open_library};
+use crate::method::{self, Method};
 use crate::results::{RESULTS_FILE, RunResults};
 use crate::state::RunState;
 use crate::{Outcome, Task, Trainer, TrainerError};
@@ -116,16 +117,18 @@ impl Run {
         stop: &AtomicBool,
     ) -> Result<(Outcome, RunResults), TrainerError> {
         let loaded = load_model(&self.config.model, device)?;
-        self.execute_with(loaded, observer, stop)
+        let method = method::from_config(&self.config);
+        self.execute_with(loaded, method, observer, stop)
     }
 
-    /// [`execute`](Self::execute) on a model that is already loaded.
+    /// [`execute`](Self::execute) on a model that is already loaded, with a method that may be your own.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
     pub fn execute_with<M: Backbone>(
         self,
         loaded: Loaded<M>,
+        method: Box<dyn Method<M>>,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<(Outcome, RunResults), TrainerError> {
@@ -150,7 +153,7 @@ impl Run {
         loaded.model.check_targets(&config.lora.to_lora_config())?;
         atomic_write(&dir.path.join(CONFIG_FILE), config.to_toml()?.as_bytes())?;
         let path = dir.path.clone();
-        let mut trainer = Trainer::new(loaded, config, tasks, dir)?;
+        let mut trainer = Trainer::new(loaded, config, method, tasks, dir)?;
         let outcome = trainer.run(observer, stop)?;
         let results = trainer.results();
         results.write(&path)?;

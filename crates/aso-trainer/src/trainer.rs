@@ -20,7 +20,7 @@ use crate::evaluate::Evaluator;
 use crate::events::{Event, Observer};
 use crate::files::{MetricsLog, RunDir, atomic_dir};
 use crate::load::Loaded;
-use crate::method::{self, Method, Penalty, StepInfo, TaskInfo};
+use crate::method::{Method, Penalty, StepInfo, TaskInfo};
 use crate::optimizer::{AdamWSettings, SubspaceGradients, SubspaceOptimizer};
 use crate::results::RunResults;
 use crate::schedule::learning_rate;
@@ -79,13 +79,15 @@ pub struct Trainer<M: Backbone> {
 
 impl<M: Backbone> Trainer<M> {
     /// A trainer in a prepared run directory whose `config.toml` is `config`. If the directory holds a
-    /// state, the run goes on from it.
+    /// state, the run goes on from it. `method` is usually [`method::from_config`](crate::method::from_config),
+    /// or a type of your own.
     ///
     /// # Errors
     /// If the stored state does not fit, belongs to another base model or cannot be read.
     pub fn new(
         loaded: Loaded<M>,
         config: RunConfig,
+        method: Box<dyn Method<M>>,
         tasks: Vec<Task>,
         dir: RunDir,
     ) -> Result<Self, TrainerError> {
@@ -112,7 +114,7 @@ impl<M: Backbone> Trainer<M> {
         let mut trainer = Self {
             lora: config.lora.to_lora_config(),
             names: tasks.iter().map(|task| task.name.clone()).collect(),
-            method: method::from_config(&config),
+            method,
             model_name: name,
             model,
             tokenizer,
@@ -149,7 +151,7 @@ impl<M: Backbone> Trainer<M> {
         stop: &AtomicBool,
     ) -> Result<Outcome, TrainerError> {
         observer.event(Event::RunStarted {
-            method: self.method.name().as_str(),
+            method: self.method.name(),
             tasks: &self.names,
             trained: self.state.trained,
         });

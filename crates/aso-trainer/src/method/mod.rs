@@ -82,8 +82,8 @@ pub struct Observation {
 /// Every hook has a default that does nothing. State that must survive a restart within a task goes
 /// through [`state`](Self::state) and [`restore`](Self::restore).
 pub trait Method<M: Backbone> {
-    /// The name in configurations and results.
-    fn name(&self) -> MethodName;
+    /// The name in logs and results.
+    fn name(&self) -> &str;
 
     /// Whether each task adds a subspace, or one adapter is trained on.
     fn adapter_kind(&self) -> AdapterKind {

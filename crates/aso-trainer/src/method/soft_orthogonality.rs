@@ -200,8 +200,8 @@ impl Weight {
 }
 
 impl<M: Backbone> Method<M> for AsoLora {
-    fn name(&self) -> MethodName {
-        MethodName::AsoLora
+    fn name(&self) -> &str {
+        MethodName::AsoLora.as_str()
     }
 
     fn drops_frozen_input(&self) -> bool {

@@ -23,8 +23,8 @@ impl From<PenaltyKind> for OrthogonalityPenalty {
 pub struct SeqLora;
 
 impl<M: Backbone> Method<M> for SeqLora {
-    fn name(&self) -> MethodName {
-        MethodName::SeqLora
+    fn name(&self) -> &str {
+        MethodName::SeqLora.as_str()
     }
 
     fn adapter_kind(&self) -> AdapterKind {
@@ -37,8 +37,8 @@ impl<M: Backbone> Method<M> for SeqLora {
 pub struct IncLora;
 
 impl<M: Backbone> Method<M> for IncLora {
-    fn name(&self) -> MethodName {
-        MethodName::IncLora
+    fn name(&self) -> &str {
+        MethodName::IncLora.as_str()
     }
 
     fn penalties(&self, model: &M, task: &TaskInfo) -> Vec<Penalty> {
@@ -60,8 +60,8 @@ impl OLora {
 }
 
 impl<M: Backbone> Method<M> for OLora {
-    fn name(&self) -> MethodName {
-        MethodName::OLora
+    fn name(&self) -> &str {
+        MethodName::OLora.as_str()
     }
 
     fn penalties(&self, model: &M, task: &TaskInfo) -> Vec<Penalty> {

@@ -140,9 +140,9 @@ impl Default for PretrainConfig {
                 mean_span: 1.5,
             },
             text_share: 0.2,
-            steps: 2000,
+            steps: 1200,
             batch_size: 64,
-            lr: 1e-2,
+            lr: 3e-2,
             warmup_steps: 100,
         }
     }
