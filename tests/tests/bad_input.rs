@@ -1,5 +1,7 @@
 //! Bad input ends with exit code 2 and an error that names the file, key or value; never with a panic.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod common;
 
 use std::fs;

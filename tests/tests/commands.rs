@@ -1,5 +1,7 @@
 //! The commands on good input.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! `aso demo`: forgetting is visible with seq-lora and much smaller with aso-lora.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod common;
 
 use common::{results, succeed, text};

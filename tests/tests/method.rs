@@ -1,5 +1,7 @@
 //! A method of one's own: one type, no edit of the loop. Every hook is called, in order.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 

@@ -6,6 +6,8 @@
 //! less than 2e-5. Attribution is compared to 1e-3: the reference path starts at alpha = 0, where
 //! the norm's gradient is 1/sqrt(eps) = 1000 times larger than elsewhere.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -1,6 +1,8 @@
 //! Adapters written here are read by PEFT: `tests/fixtures/ours` holds what `write-adapters` wrote and
 //! the logits that PEFT computed with them (`xtask/fixtures/verify_peft.py --write-expected`).
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use aso_backbones::t5::T5ForConditionalGeneration;
 use aso_backbones::{Backbone, TokenBatch};
 use aso_lora::{Adapter, AdapterHost, ForwardContext};

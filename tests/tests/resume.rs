@@ -1,6 +1,8 @@
 //! A run that is killed at any moment and resumed ends as if nothing had happened: same numbers, same
 //! bytes.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod common;
 
 use std::path::Path;

@@ -266,7 +266,7 @@ mod tests {
     fn one_task_has_nulls() {
         let mut matrix = AccuracyMatrix::new(1);
         matrix.set(0, 0, 50.0);
-        let results = RunResults::new(MethodName::SeqLora, 1, vec!["a".into()], vec![4], &matrix);
+        let results = RunResults::new("seq-lora", 1, vec!["a".into()], vec![4], &matrix);
         let json = serde_json::to_value(&results).unwrap();
         for key in ["bwt", "forgetting", "fwt"] {
             assert!(json[key].is_null(), "{key}");
