@@ -78,7 +78,15 @@ impl ExampleKind {
             config.stream.tasks = Some(["dbpedia", "amazon", "agnews"].map(Into::into).into());
             config.train.micro_batch = Some(16);
         } else {
+            // A small grid over steps, rate and the two weights; docs/results.md has the outcome.
             config.stream.tasks = Some(super::validate::embedded_tasks());
+            config.method.lambda1 = 1.0;
+            config.method.lambda2 = 0.01;
+            config.train.steps = Some(60);
+            config.train.batch_size = 16;
+            config.train.lr = 2e-3;
+            config.eval.batch_size = 64;
+            config.eval.max_new_tokens = 6;
         }
         config
     }
