@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use aso_lora::floats::decode_floats;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, View};
 use sha2::{Digest, Sha256};
@@ -199,14 +200,12 @@ impl WeightSource for Checkpoint {
                 found: info.shape.clone(),
             });
         }
-        if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            return Err(BackboneError::Dtype {
+        let values =
+            decode_floats(info.dtype, &shard.read(info)?).ok_or_else(|| BackboneError::Dtype {
                 origin: origin(),
                 tensor: name.to_owned(),
                 found: format!("{:?}", info.dtype),
-            });
-        }
-        let values = to_f32(info.dtype, &shard.read(info)?);
+            })?;
         self.used.borrow_mut().insert(name.to_owned());
         Ok(values)
     }
@@ -299,24 +298,6 @@ impl Source {
                 Ok(())
             }
         }
-    }
-}
-
-/// Little-endian file bytes as f32. The type has been checked.
-fn to_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
-    match dtype {
-        Dtype::F16 => bytes
-            .chunks_exact(2)
-            .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
-            .collect(),
-        Dtype::BF16 => bytes
-            .chunks_exact(2)
-            .map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32())
-            .collect(),
-        _ => bytes
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect(),
     }
 }
 

@@ -238,7 +238,7 @@ fn read_instructions(path: &Path) -> Result<BTreeMap<String, String>, DataError>
 mod tests {
     use super::*;
     use crate::error::RecordProblem;
-    use crate::task::open_library;
+    use crate::library::open_library;
     use std::fs;
     use tempfile::TempDir;
 

@@ -224,7 +224,8 @@ fn directory_name(dir: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{ExampleCaps, TaskData, open_library};
+    use crate::library::open_library;
+    use crate::task::{ExampleCaps, TaskData};
     use proptest::prelude::*;
     use tempfile::TempDir;
 

@@ -9,6 +9,7 @@
 //! | [`task`] | [`TaskSource`] and [`TaskLibrary`] (where tasks come from), [`TaskData`] (a task in memory), [`ExampleCaps`] |
 //! | [`benchmark`] | [`ClBenchmark`]: the CL benchmark's `TASK/DATASET/{train,dev,test,labels}.json` |
 //! | [`jsonl`] | [`JsonlTask`], [`JsonlLibrary`]: own tasks as `{"input", "target"}` lines |
+//! | [`library`] | [`open_library`]: either of the two layouts |
 //! | [`synthetic`] | [`SyntheticSuite`]: generated tasks of known relatedness, and text to pre-train on |
 //! | [`prompt`] | the benchmark's prompt, byte for byte |
 //! | [`encode`] | [`TextTokenizer`], [`Seq2SeqEncoder`]: truncation that spares the instruction |
@@ -63,6 +64,7 @@ pub mod encode;
 pub mod error;
 pub mod example;
 pub mod jsonl;
+pub mod library;
 pub mod metric;
 pub mod order;
 pub mod prompt;
@@ -79,8 +81,9 @@ pub use encode::{EncodedExample, Seq2SeqEncoder, TextTokenizer};
 pub use error::{DataError, Place, RecordProblem};
 pub use example::{Example, Split};
 pub use jsonl::{JsonlLibrary, JsonlTask};
+pub use library::open_library;
 pub use metric::{exact_match, normalize_answer};
 pub use order::{LengthGrouping, batch_order, evaluation_order};
 pub use stream::{OrderPreset, StreamSpec, order_presets};
 pub use synthetic::{SyntheticSuite, SyntheticTask};
-pub use task::{ExampleCaps, TaskData, TaskLibrary, TaskSource, open_library};
+pub use task::{ExampleCaps, TaskData, TaskLibrary, TaskSource};

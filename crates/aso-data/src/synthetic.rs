@@ -395,8 +395,9 @@ fn prompt(question: &str, options: Option<&[&str]>, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::library::open_library;
     use crate::synthetic::lexicon::words_of;
-    use crate::task::{ExampleCaps, TaskData, open_library};
+    use crate::task::{ExampleCaps, TaskData};
     use proptest::prelude::*;
 
     #[test]

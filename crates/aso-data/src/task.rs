@@ -1,12 +1,9 @@
 //! Where tasks come from, and a task in memory.
 
 use std::fmt::Debug;
-use std::path::Path;
 
-use crate::benchmark::{ClBenchmark, INSTRUCTION_FILE};
 use crate::error::DataError;
 use crate::example::{Example, Split};
-use crate::jsonl::JsonlLibrary;
 use crate::random::{choose_sorted, keyed, text_key};
 
 /// One task whose splits can be read, each on demand.
@@ -60,27 +57,6 @@ pub struct TaskData {
     pub dev: Vec<Example>,
     /// Examples that scores are reported on.
     pub test: Vec<Example>,
-}
-
-/// Opens a directory of tasks: the CL benchmark if `instruction_config.json` lies in it, else JSONL.
-///
-/// # Errors
-/// If the directory is unreadable or holds neither layout.
-pub fn open_library(dir: impl AsRef<Path>) -> Result<Box<dyn TaskLibrary>, DataError> {
-    let dir = dir.as_ref();
-    if dir.join(INSTRUCTION_FILE).is_file() {
-        return Ok(Box::new(ClBenchmark::open(dir)?));
-    }
-    match JsonlLibrary::open(dir) {
-        Err(DataError::Layout { path, .. }) => Err(DataError::Layout {
-            path,
-            problem: format!(
-                "neither the CL benchmark ({INSTRUCTION_FILE} and TASK/DATASET/train.json) nor \
-                 JSONL tasks (NAME/train.jsonl)"
-            ),
-        }),
-        opened => Ok(Box::new(opened?)),
-    }
 }
 
 impl ExampleCaps {
@@ -197,15 +173,5 @@ mod tests {
     fn without_limits_everything_stays() {
         let all = ExampleCaps::default().apply("a", Split::Train, numbered(10));
         assert_eq!(all, numbered(10));
-    }
-
-    #[test]
-    fn an_unrelated_directory_is_no_library() {
-        let dir = tempfile::tempdir().unwrap();
-        let message = open_library(dir.path()).unwrap_err().to_string();
-        assert!(message.contains("neither the CL benchmark"), "{message}");
-        assert!(message.contains("docs/data-layout.md"), "{message}");
-        let missing = open_library(dir.path().join("none")).unwrap_err();
-        assert!(matches!(missing, DataError::Io { .. }), "{missing}");
     }
 }

@@ -18,6 +18,7 @@
 //! | [`dropout`] | [`DropoutStream`]: counter-based, restorable dropout masks |
 //! | [`linear`] | [`LoraLinear`], [`FrozenStack`], [`Subspace`] |
 //! | [`host`] | [`AdapterHost`]: a model made of such layers, and what can be done to all of them |
+//! | [`floats`] | float tensors of safetensors files |
 //! | [`peft`] | [`Adapter`]: Hugging Face PEFT adapter directories, both ways |
 //!
 //! Sister crates: `aso-losses` (penalties between subspaces), `aso-backbones` (models built from
@@ -27,6 +28,7 @@ pub mod config;
 pub mod context;
 pub mod dropout;
 pub mod error;
+pub mod floats;
 pub mod host;
 pub mod linear;
 pub mod peft;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
+use crate::floats::decode_floats;
 use crate::{LoraConfig, LoraError, TargetModules};
 
 /// PEFT's configuration file.
@@ -375,11 +376,12 @@ fn read_weights(
                     found: shape,
                 });
             }
-            let values = to_f32(view.dtype(), view.data()).ok_or_else(|| LoraError::Dtype {
-                path: path.to_owned(),
-                tensor: tensor.clone(),
-                found: format!("{:?}", view.dtype()),
-            })?;
+            let values =
+                decode_floats(view.dtype(), view.data()).ok_or_else(|| LoraError::Dtype {
+                    path: path.to_owned(),
+                    tensor: tensor.clone(),
+                    found: format!("{:?}", view.dtype()),
+                })?;
             Ok::<_, LoraError>((values, shape[1 - rank_axis]))
         };
         let (a, d_in) = half("lora_A", 0)?;
@@ -398,25 +400,6 @@ fn read_weights(
         );
     }
     Ok(weights)
-}
-
-/// Little-endian file bytes as f32; `None` for element types that are not floating point.
-fn to_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    Some(match dtype {
-        Dtype::F32 => bytes
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect(),
-        Dtype::F16 => bytes
-            .chunks_exact(2)
-            .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
-            .collect(),
-        Dtype::BF16 => bytes
-            .chunks_exact(2)
-            .map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32())
-            .collect(),
-        _ => return None,
-    })
 }
 
 struct FloatView<'a> {
