@@ -1,13 +1,15 @@
-//! The costs of a run: training step, attribution, penalties, generation, folding, loading.
+//! The costs of a run: training step, attribution, causal_attribution, penalties, generation, folding, loading.
 //!
 //! `cargo xtask bench`, or `cargo bench -p aso-tests`. The model is a random T5 with T5-small's widths in
 //! 2 + 2 blocks, so that a pass takes seconds; ratios between rows are meaningful, absolute times are not.
 
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use aso_attribution::{Attributor, Preset};
+use aso_backbones::llama::{self, HfLlamaConfig, LlamaConfig, LlamaForCausalLm};
 use aso_backbones::t5::{HfT5Config, RandomInit, T5Config, T5ForConditionalGeneration};
-use aso_backbones::{Backbone, GenerationConfig, TokenBatch};
+use aso_backbones::{Backbone, FloatDtype, GenerationConfig, RowControl, TokenBatch};
 use aso_lora::{AdapterHost, ForwardContext, LoraConfig};
 use aso_losses::{OrthogonalityPenalty, SequenceCrossEntropy, SubspacePair};
 use aso_trainer::optimizer::{AdamWSettings, SubspaceGradients, SubspaceOptimizer};
@@ -26,8 +28,13 @@ fn config() -> T5Config {
 /// A model with `past` frozen subspaces, folded, and an active one.
 fn model(past: u64) -> T5ForConditionalGeneration {
     let init = RandomInit::new(config(), true, 1);
-    let mut model = T5ForConditionalGeneration::from_source(config(), &init, &Device::default())
-        .expect("every tensor is drawn");
+    let mut model = T5ForConditionalGeneration::from_source(
+        config(),
+        &init,
+        FloatDtype::F32,
+        &Device::default(),
+    )
+    .expect("every tensor is drawn");
     for task in 0..=past {
         model.freeze_active();
         model
@@ -80,6 +87,70 @@ fn attribution(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Attribution of both models, over one forward pass of the same batch: 12 causal blocks of width 512,
+/// prompt 256, batch 4, and an answer of 2 tokens.
+fn causal_attribution(criterion: &mut Criterion) {
+    let hf = HfLlamaConfig {
+        vocab_size: 8192,
+        hidden_size: 512,
+        intermediate_size: 1408,
+        num_hidden_layers: 12,
+        num_attention_heads: 8,
+        num_key_value_heads: Some(4),
+        ..HfLlamaConfig::default()
+    };
+    let config = LlamaConfig::resolve("bench".as_ref(), &hf).expect("a valid configuration");
+    let init = llama::RandomInit::new(true, 0.02, 1);
+    let device = Device::default();
+    let mut model = LlamaForCausalLm::from_source(config, &init, FloatDtype::F32, &device)
+        .expect("every tensor is drawn");
+    let lora = LoraConfig {
+        target_modules: model.default_targets(),
+        ..LoraConfig::default()
+    };
+    for task in 0..2 {
+        model.freeze_active();
+        model.start_subspace(&lora, 1, task).expect("q_proj exists");
+    }
+    model.fold();
+    let (rows, prompt, answer) = (4, 256, 2);
+    let ids = (0..rows * (prompt + answer)).map(|at| (at as i64 * 7919) % 8000 + 3);
+    let ids: Vec<i64> = ids.collect();
+    let labels = ids.chunks(prompt + answer).flat_map(|row| {
+        let answer = &row[prompt..];
+        std::iter::repeat_n(-100, prompt).chain(answer.iter().copied())
+    });
+    let mask = vec![1; ids.len()];
+    let batch = TokenBatch::new(rows, ids.clone(), mask, labels.collect()).expect("a valid batch");
+    let attributor = Attributor::preset(Preset::Aso, 64);
+    let context = ForwardContext::inference();
+    let mut group = criterion.benchmark_group("causal, 12 x 512, batch 4, prompt 256");
+    group.sample_size(10);
+    group.bench_function("attribution over forward pass", |bencher| {
+        let mut ratios = Vec::new();
+        bencher.iter_custom(|iterations| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..iterations {
+                let start = Instant::now();
+                black_box(model.logits(&batch, &context).into_data());
+                let forward = start.elapsed();
+                let start = Instant::now();
+                black_box(attributor.measure(&model, &batch)).expect("a causal model");
+                spent += start.elapsed();
+                ratios.push(start.elapsed().as_secs_f64() / forward.as_secs_f64());
+            }
+            spent
+        });
+        ratios.sort_by(f64::total_cmp);
+        println!(
+            "attribution / forward pass: {:.2} (median of {})",
+            ratios[ratios.len() / 2],
+            ratios.len()
+        );
+    });
+    group.finish();
+}
+
 fn penalties(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("orthogonality penalty and its gradient");
     for past in [1, 14] {
@@ -108,9 +179,16 @@ fn penalties(criterion: &mut Criterion) {
 
 fn evaluation(criterion: &mut Criterion) {
     let (mut model, batch) = (model(2), batch(16, 128, 8));
-    let config = GenerationConfig { max_new_tokens: 8 };
+    let config = GenerationConfig::greedy(8);
     criterion.bench_function("generate 8 tokens, batch 16, source 128", |bencher| {
-        bencher.iter(|| black_box(model.generate(&batch, &config, &ForwardContext::inference())));
+        bencher.iter(|| {
+            black_box(model.generate(
+                &batch,
+                &config,
+                RowControl::default(),
+                &ForwardContext::inference(),
+            ))
+        });
     });
     criterion.bench_function("fold 2 past tasks", |bencher| bencher.iter(|| model.fold()));
 }
@@ -118,6 +196,6 @@ fn evaluation(criterion: &mut Criterion) {
 criterion_group! {
     name = core;
     config = Criterion::default().sample_size(10);
-    targets = train_step, attribution, penalties, evaluation
+    targets = train_step, attribution, causal_attribution, penalties, evaluation
 }
 criterion_main!(core);

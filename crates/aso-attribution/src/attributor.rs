@@ -122,6 +122,11 @@ impl Attributor {
             .collect();
         let mut scores = Vec::new();
         for &point in self.taps.points() {
+            let blocks = model.tapped_blocks(point);
+            if blocks == 0 && self.taps == TapChoice::Both {
+                // A causal model has no encoder; its one stack is what "both" comes to.
+                continue;
+            }
             let trace = if point == TapPoint::EncoderReadout || labelled.len() == batch.rows() {
                 model.trace(batch, point, scope)?
             } else if labelled.is_empty() {
@@ -129,7 +134,6 @@ impl Attributor {
             } else {
                 model.trace(&batch.select(&labelled), point, scope)?
             };
-            let blocks = model.tapped_blocks(point);
             scores.extend(self.gradients.attribute(model, &trace, blocks));
         }
         if self.zero_non_finite {

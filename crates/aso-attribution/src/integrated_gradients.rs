@@ -59,43 +59,79 @@ impl IntegratedGradients {
     /// Scores of every tapped block:
     /// `attr = (h / m) * sum_i dP(alpha_i h) / d(alpha_i h)`, summed over the tapped positions.
     ///
-    /// Memory is bounded: path points run in chunks of at most [`max_rows`](Self::max_rows) rows,
-    /// and no graph is recorded for parameters.
+    /// Memory is bounded: path points run in chunks of at most [`max_rows`](Self::max_rows) rows (where
+    /// paths of all blocks join, of a fixed number of positions), and no graph is recorded for
+    /// parameters.
     pub fn attribute<M: BlockTaps>(
         &self,
         model: &M,
         trace: &M::Trace,
         blocks: usize,
     ) -> AttributionScores {
-        (0..blocks)
-            .map(|block| self.attribute_block(model, trace, block))
+        let hidden: Vec<Tensor<3>> = (0..blocks).map(|at| model.hidden(trace, at)).collect();
+        let gradients = self
+            .joint_gradients(model, trace, &hidden)
+            .unwrap_or_else(|| {
+                let each = hidden.iter().enumerate();
+                each.map(|(block, hidden)| self.block_gradients(model, trace, block, hidden))
+                    .collect()
+            });
+        hidden
+            .into_iter()
+            .zip(gradients)
+            .map(|(hidden, gradients)| self.scores(hidden, gradients))
             .collect()
     }
 
-    fn attribute_block<M: BlockTaps>(&self, model: &M, trace: &M::Trace, block: usize) -> Vec<f64> {
-        let hidden = model.hidden(trace, block);
-        let [rows, positions, width] = hidden.dims();
-        let device = hidden.device().without_autodiff();
-        // Summed gradients per row, `[rows, positions, d_model]`.
-        let mut gradients: Option<Tensor<3>> = None;
-        for alphas in self.alphas().chunks((self.max_rows / rows).max(1)) {
-            let count = alphas.len();
-            let alphas = Tensor::<1>::from_floats(alphas, &device).reshape([1, count, 1, 1]);
-            let path = (hidden.clone().reshape([rows, 1, positions, width]) * alphas)
-                .autodiff()
-                .require_grad();
-            let probability = model.probability(trace, block, path.clone());
-            let grads = probability.sum_dim(1).sum().backward();
-            // The last block's path may not depend on the patch at some positions; that is a zero.
-            let Some(gradient) = path.grad(&grads) else {
-                continue;
-            };
-            let summed = gradient.sum_dim(1).reshape([rows, positions, width]);
-            gradients = Some(match gradients {
-                Some(total) => total + summed,
-                None => summed,
-            });
+    /// Summed gradients per block and row, `[rows, positions, d_model]`, the paths of all blocks joined.
+    fn joint_gradients<M: BlockTaps>(
+        &self,
+        model: &M,
+        trace: &M::Trace,
+        hidden: &[Tensor<3>],
+    ) -> Option<Vec<Option<Tensor<3>>>> {
+        let rows = hidden.first()?.dims()[0];
+        let mut gradients = vec![None; hidden.len()];
+        for alphas in self.chunks(JOINED_POSITIONS / (rows * hidden.len())) {
+            let paths: Vec<Tensor<4>> = hidden.iter().map(|h| path(h, &alphas)).collect();
+            let probabilities = model.joint_probabilities(trace, &paths)?;
+            let sum = Tensor::cat(probabilities, 1).sum_dim(1).sum();
+            let mut grads = sum.backward();
+            for (gradients, path) in gradients.iter_mut().zip(&paths) {
+                add(gradients, path.grad_remove(&mut grads));
+            }
         }
+        Some(gradients)
+    }
+
+    /// Summed gradients of one block, `[rows, positions, d_model]`.
+    fn block_gradients<M: BlockTaps>(
+        &self,
+        model: &M,
+        trace: &M::Trace,
+        block: usize,
+        hidden: &Tensor<3>,
+    ) -> Option<Tensor<3>> {
+        let mut gradients = None;
+        for alphas in self.chunks(self.max_rows / hidden.dims()[0]) {
+            let path = path(hidden, &alphas);
+            let probability = model.probability(trace, block, path.clone());
+            let mut grads = probability.sum_dim(1).sum().backward();
+            // The last block's path may not depend on the patch at some positions; that is a zero.
+            add(&mut gradients, path.grad_remove(&mut grads));
+        }
+        gradients
+    }
+
+    /// The points on the path, at most `count` (but one at least) at a time.
+    fn chunks(&self, count: usize) -> Vec<Vec<f32>> {
+        let alphas = self.alphas();
+        alphas.chunks(count.max(1)).map(<[f32]>::to_vec).collect()
+    }
+
+    /// `[d_model]` scores from a block's output and the summed gradients, both `[rows, positions, d_model]`.
+    fn scores(&self, hidden: Tensor<3>, gradients: Option<Tensor<3>>) -> Vec<f64> {
+        let [rows, positions, width] = hidden.dims();
         let Some(gradients) = gradients else {
             return vec![0.0; width];
         };
@@ -116,4 +152,29 @@ impl IntegratedGradients {
         scores.iter_mut().for_each(|score| *score *= scale);
         scores
     }
+}
+
+/// Positions that run at once where the paths of all blocks join: as many as a short batch has.
+const JOINED_POSITIONS: usize = 2048;
+
+/// The points `alpha h` for `hidden: [rows, positions, d_model]`, leaves of a graph,
+/// `[rows, alphas, positions, d_model]`.
+fn path(hidden: &Tensor<3>, alphas: &[f32]) -> Tensor<4> {
+    let [rows, positions, width] = hidden.dims();
+    let device = hidden.device().without_autodiff();
+    let alphas = Tensor::<1>::from_floats(alphas, &device).reshape([1, alphas.len(), 1, 1]);
+    (hidden.clone().reshape([rows, 1, positions, width]) * alphas)
+        .autodiff()
+        .require_grad()
+}
+
+/// Adds a gradient `[rows, alphas, positions, d_model]`, summed over the points.
+fn add(total: &mut Option<Tensor<3>>, gradient: Option<Tensor<4>>) {
+    let Some(gradient) = gradient else { return };
+    let [rows, _, positions, width] = gradient.dims();
+    let summed = gradient.sum_dim(1).reshape([rows, positions, width]);
+    *total = Some(match total.take() {
+        Some(total) => total + summed,
+        None => summed,
+    });
 }

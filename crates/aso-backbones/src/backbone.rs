@@ -2,10 +2,41 @@
 
 use std::borrow::Cow;
 
-use aso_lora::{AdapterHost, ForwardContext};
+use aso_lora::{AdapterHost, ForwardContext, TargetModules};
 use burn::tensor::{Device, Tensor};
 
+use crate::generation::RowControl;
 use crate::{BlockTaps, GenerationConfig, TokenBatch};
+
+/// How a model reads prompt and answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelKind {
+    /// The prompt in the encoder, the answer in the decoder: padding on the right.
+    EncoderDecoder,
+    /// Prompt and answer in one sequence: padding on the left.
+    Causal,
+}
+
+impl ModelKind {
+    /// PEFT's name for the kind of model.
+    pub fn peft_task_type(self) -> &'static str {
+        match self {
+            Self::EncoderDecoder => "SEQ_2_SEQ_LM",
+            Self::Causal => "CAUSAL_LM",
+        }
+    }
+}
+
+/// The ids that a model gives a special meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// First token of every sequence, if the model has one.
+    pub bos: Option<u32>,
+    /// Padding; masked, so any id would do.
+    pub pad: u32,
+    /// Last token of every answer.
+    pub eos: Option<u32>,
+}
 
 /// A language model that carries subspaces and can be tapped.
 pub trait Backbone: AdapterHost + BlockTaps {
@@ -18,21 +49,43 @@ pub trait Backbone: AdapterHost + BlockTaps {
     /// The label that each position of [`logits`](Self::logits) predicts, `[rows, positions]`.
     fn aligned_labels<'a>(&self, batch: &'a TokenBatch) -> Cow<'a, [i64]>;
 
-    /// Greedy decoding. One list of new tokens per row: no start token, no padding, the end token
-    /// included where the row reached one.
+    /// Logits of a run of positions that covers every label, `[rows, positions, vocabulary]`, and the labels
+    /// that these positions predict: all that a loss needs, without the head of a causal model on its
+    /// prompt.
+    fn answer_logits<'a>(
+        &self,
+        batch: &'a TokenBatch,
+        context: &ForwardContext,
+    ) -> (Tensor<3>, Cow<'a, [i64]>) {
+        (self.logits(batch, context), self.aligned_labels(batch))
+    }
+
+    /// Continues a batch of prompts (an encoder-decoder's sources; a causal model's prompts, padded on the
+    /// left; labels play no part). One list of new tokens per row: no start token, no padding, the end
+    /// token included where the row reached one.
     fn generate(
         &self,
         batch: &TokenBatch,
         config: &GenerationConfig,
+        control: RowControl<'_>,
         context: &ForwardContext,
     ) -> Vec<Vec<u32>>;
+
+    /// How the model reads prompt and answer.
+    fn kind(&self) -> ModelKind;
 
     /// Size of the vocabulary (rows of the embedding).
     fn vocabulary(&self) -> usize;
 
+    /// Special tokens.
+    fn special_tokens(&self) -> SpecialTokens;
+
+    /// The layers that get a subspace if nothing else is asked for: query and value projections.
+    fn default_targets(&self) -> TargetModules;
+
     /// Where the weights are, outside autodiff.
     fn device(&self) -> Device;
 
-    /// PEFT's name for the kind of model, e.g. `SEQ_2_SEQ_LM`.
-    fn peft_task_type(&self) -> &'static str;
+    /// Changes the dropout probability of the backbone (not of its subspaces).
+    fn set_dropout(&mut self, probability: f64);
 }

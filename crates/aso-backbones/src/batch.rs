@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::BackboneError;
+use crate::{BackboneError, ModelKind};
 
 /// The label of positions that do not count.
 pub const IGNORED_LABEL: i64 = -100;
@@ -112,6 +112,25 @@ impl TokenBatch {
         )
     }
 
+    /// Checks that the labels have the form that a kind of model needs: those of a causal model align with
+    /// its input.
+    ///
+    /// # Errors
+    /// [`BackboneError::BatchShape`].
+    pub fn check_kind(&self, kind: ModelKind) -> Result<(), BackboneError> {
+        if kind == ModelKind::EncoderDecoder || self.target_len == self.source_len {
+            return Ok(());
+        }
+        Err(BackboneError::BatchShape {
+            field: "labels",
+            expected: format!(
+                "{} columns as in `input_ids` (causal model)",
+                self.source_len
+            ),
+            found: format!("{} columns", self.target_len),
+        })
+    }
+
     /// Checks that every id is below `vocabulary` (labels may also be [`IGNORED_LABEL`]).
     ///
     /// # Errors
@@ -176,6 +195,20 @@ impl TokenBatch {
             .iter()
             .enumerate()
             .find_map(|(at, label)| (*label != IGNORED_LABEL).then_some((at, *label)))
+    }
+
+    /// Position and value of the first label of every row; `point` is for the error.
+    pub(crate) fn answers(&self, point: &'static str) -> Result<Vec<(i64, i64)>, BackboneError> {
+        (0..self.rows)
+            .map(|row| {
+                self.first_label(row)
+                    .map(|(at, token)| (at as i64, token))
+                    .ok_or_else(|| BackboneError::Tap {
+                        point,
+                        reason: format!("row {row} has no label that counts"),
+                    })
+            })
+            .collect()
     }
 
     /// The chosen rows, in the given order, with the padding of the whole batch kept.

@@ -7,27 +7,19 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use aso_lora::floats::decode_floats;
+use burn::tensor::Tensor;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, View};
 use sha2::{Digest, Sha256};
 
 use crate::BackboneError;
+use crate::weights::{Element, Filling, FloatDtype, FloatValues, Layout, WeightSource};
 
 /// Largest header that is accepted, as in the safetensors crate.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Where a model's parameters come from: a checkpoint, or an initialisation.
-pub trait WeightSource {
-    /// Whether the source stores `name` (an initialisation stores everything).
-    fn contains(&self, name: &str) -> bool;
-
-    /// The tensor `name` as f32, row-major in PyTorch's orientation.
-    ///
-    /// # Errors
-    /// Names the tensor, the expected and the found shape.
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, BackboneError>;
-}
+/// Bytes that are read at a time: all that loading needs beside the tensors themselves.
+const PORTION: usize = 1 << 20;
 
 enum Source {
     File(File),
@@ -148,7 +140,7 @@ impl Checkpoint {
                 continue;
             };
             hasher.update(format!("{name}\0{:?}\0{:?}\0", info.dtype, info.shape));
-            hasher.update(shard.read(info)?);
+            shard.read_portions(info, PORTION, &mut |bytes| hasher.update(bytes))?;
         }
         let digest = hasher.finalize();
         Ok(digest
@@ -183,7 +175,28 @@ impl WeightSource for Checkpoint {
         self.tensors.contains_key(name)
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, BackboneError> {
+    fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: FloatDtype,
+        layout: Layout,
+    ) -> Result<FloatValues, BackboneError> {
+        match dtype {
+            FloatDtype::F32 => self.fill::<f32>(name, shape, layout),
+            FloatDtype::F16 => self.fill::<half::f16>(name, shape, layout),
+            FloatDtype::Bf16 => self.fill::<half::bf16>(name, shape, layout),
+        }
+    }
+}
+
+impl Checkpoint {
+    fn fill<T: Element>(
+        &self,
+        name: &str,
+        shape: &[usize],
+        layout: Layout,
+    ) -> Result<FloatValues, BackboneError> {
         let missing = || BackboneError::MissingTensor {
             origin: self.origin.clone(),
             tensor: name.to_owned(),
@@ -200,14 +213,20 @@ impl WeightSource for Checkpoint {
                 found: info.shape.clone(),
             });
         }
-        let values =
-            decode_floats(info.dtype, &shard.read(info)?).ok_or_else(|| BackboneError::Dtype {
+        if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Err(BackboneError::Dtype {
                 origin: origin(),
                 tensor: name.to_owned(),
                 found: format!("{:?}", info.dtype),
-            })?;
+            });
+        }
+        let mut filling = Filling::<T>::new(shape, layout);
+        let portion = filling.whole_rows(PORTION, info.dtype);
+        shard.read_portions(info, portion, &mut |bytes| {
+            filling.push(info.dtype, bytes);
+        })?;
         self.used.borrow_mut().insert(name.to_owned());
-        Ok(values)
+        Ok(filling.finish())
     }
 }
 
@@ -263,24 +282,28 @@ impl Shard {
         })
     }
 
-    fn read(&self, info: &TensorInfo) -> Result<Cow<'static, [u8]>, BackboneError> {
+    /// Hands a tensor's bytes to `take` in order, at most `portion` at a time.
+    fn read_portions(
+        &self,
+        info: &TensorInfo,
+        portion: usize,
+        take: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), BackboneError> {
         let (start, end) = info.data_offsets;
-        let start = self.data_start + start as u64;
-        match &self.source {
-            Source::Bytes(bytes) => {
-                let start = start as usize;
-                Ok(Cow::Borrowed(
-                    &bytes[start..start + end - info.data_offsets.0],
-                ))
-            }
-            Source::File(_) => {
-                let mut bytes = vec![0; end - info.data_offsets.0];
-                self.source
-                    .read_at(start, &mut bytes)
-                    .map_err(io(&self.path))?;
-                Ok(Cow::Owned(bytes))
-            }
+        let offset = |at: usize| self.data_start + at as u64;
+        if let Source::Bytes(bytes) = &self.source {
+            take(&bytes[offset(start) as usize..offset(end) as usize]);
+            return Ok(());
         }
+        let mut buffer = vec![0; portion.min(end - start)];
+        for at in (start..end).step_by(portion.max(1)) {
+            let buffer = &mut buffer[..portion.min(end - at)];
+            self.source
+                .read_at(offset(at), buffer)
+                .map_err(io(&self.path))?;
+            take(buffer);
+        }
+        Ok(())
     }
 }
 
@@ -301,17 +324,6 @@ impl Source {
     }
 }
 
-/// Element type of a written checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StorageDtype {
-    /// 32-bit floats.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// bfloat16.
-    Bf16,
-}
-
 /// A parameter on the host, in PyTorch's orientation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedTensor {
@@ -323,17 +335,29 @@ pub struct NamedTensor {
     pub values: Vec<f32>,
 }
 
+impl NamedTensor {
+    /// Host copy of a tensor.
+    pub fn new<const D: usize>(name: impl Into<String>, tensor: Tensor<D>) -> Self {
+        let tensor = tensor.without_autodiff();
+        Self {
+            name: name.into(),
+            shape: tensor.dims().to_vec(),
+            values: tensor.into_data().iter::<f32>().collect(),
+        }
+    }
+}
+
 struct StoredTensor {
     tensor: NamedTensor,
-    dtype: StorageDtype,
+    dtype: FloatDtype,
 }
 
 impl View for StoredTensor {
     fn dtype(&self) -> Dtype {
         match self.dtype {
-            StorageDtype::F32 => Dtype::F32,
-            StorageDtype::F16 => Dtype::F16,
-            StorageDtype::Bf16 => Dtype::BF16,
+            FloatDtype::F32 => Dtype::F32,
+            FloatDtype::F16 => Dtype::F16,
+            FloatDtype::Bf16 => Dtype::BF16,
         }
     }
 
@@ -344,15 +368,15 @@ impl View for StoredTensor {
     fn data(&self) -> Cow<'_, [u8]> {
         let values = self.tensor.values.iter();
         match self.dtype {
-            StorageDtype::F32 => values
+            FloatDtype::F32 => values
                 .flat_map(|v| v.to_le_bytes())
                 .collect::<Vec<_>>()
                 .into(),
-            StorageDtype::F16 => values
+            FloatDtype::F16 => values
                 .flat_map(|v| half::f16::from_f32(*v).to_le_bytes())
                 .collect::<Vec<_>>()
                 .into(),
-            StorageDtype::Bf16 => values
+            FloatDtype::Bf16 => values
                 .flat_map(|v| half::bf16::from_f32(*v).to_le_bytes())
                 .collect::<Vec<_>>()
                 .into(),
@@ -360,12 +384,7 @@ impl View for StoredTensor {
     }
 
     fn data_len(&self) -> usize {
-        let size = if self.dtype == StorageDtype::F32 {
-            4
-        } else {
-            2
-        };
-        size * self.tensor.values.len()
+        self.dtype.size() * self.tensor.values.len()
     }
 }
 
@@ -373,7 +392,7 @@ impl View for StoredTensor {
 ///
 /// # Errors
 /// [`BackboneError::Header`] if names repeat.
-pub fn serialize(tensors: Vec<NamedTensor>, dtype: StorageDtype) -> Result<Vec<u8>, BackboneError> {
+pub fn serialize(tensors: Vec<NamedTensor>, dtype: FloatDtype) -> Result<Vec<u8>, BackboneError> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors
         .into_iter()

@@ -110,6 +110,12 @@ pub enum BackboneError {
         /// What the file says.
         found: String,
     },
+    /// The device cannot compute in the wanted element type.
+    #[error("the device does not support {dtype}; expected `dtype` f32")]
+    Precision {
+        /// The element type.
+        dtype: &'static str,
+    },
     /// A batch's arrays do not have the same shape.
     #[error("batch: `{field}` has {found}; expected {expected}")]
     BatchShape {

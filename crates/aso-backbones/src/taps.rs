@@ -60,4 +60,42 @@ pub trait BlockTaps {
     /// - patched: `[rows, variants, positions, d_model]`
     /// - output: `[rows, variants]`
     fn probability(&self, trace: &Self::Trace, block: usize, patched: Tensor<4>) -> Tensor<2>;
+
+    /// [`probability`](Self::probability) of every tapped block at once, `patched[l]` at block l: the paths of
+    /// all taps below a block run through it together. `None` where a path runs more than the tapped
+    /// position, so that joining would cost memory and save nothing.
+    fn joint_probabilities(
+        &self,
+        _trace: &Self::Trace,
+        _patched: &[Tensor<4>],
+    ) -> Option<Vec<Tensor<2>>> {
+        None
+    }
+}
+
+/// Runs joined paths through a stack: `patched[l]: [rows, variants, 1, d_model]` joins behind block l,
+/// `block(l, x)` runs block l on `x: [rows, paths, d_model]`, `read` turns the last output into probabilities
+/// `[rows, paths]`.
+pub(crate) fn join_paths(
+    patched: &[Tensor<4>],
+    block: impl Fn(usize, Tensor<3>) -> Tensor<3>,
+    read: impl FnOnce(Tensor<3>) -> Tensor<2>,
+) -> Option<Vec<Tensor<2>>> {
+    let mut x: Option<Tensor<3>> = None;
+    for (at, path) in patched.iter().enumerate() {
+        let [rows, variants, _, width] = path.dims();
+        let path = path.clone().reshape([rows, variants, width]);
+        x = Some(match x {
+            Some(x) => Tensor::cat(vec![block(at, x), path], 1),
+            None => path,
+        });
+    }
+    let probabilities = read(x?);
+    let mut start = 0;
+    let split = patched.iter().map(|path| {
+        let variants = path.dims()[1];
+        start += variants;
+        probabilities.clone().narrow(1, start - variants, variants)
+    });
+    Some(split.collect())
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use aso_backbones::FloatDtype;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceName;
@@ -229,12 +230,33 @@ pub(crate) struct ProbeArgs {
     /// Where to write; replaced as a whole
     #[arg(long, value_name = "FILE.safetensors")]
     pub(crate) out: PathBuf,
+    /// Element type of the backbone's matrices
+    #[arg(long, value_enum, default_value_t = DtypeArg::F32)]
+    pub(crate) dtype: DtypeArg,
     /// How to attribute
     #[arg(long, value_enum, default_value_t = AttributionArg::Aso)]
     pub(crate) attribution: AttributionArg,
     /// Also write gradients of the loss
     #[arg(long)]
     pub(crate) gradients: bool,
+}
+
+/// An element type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DtypeArg {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<DtypeArg> for FloatDtype {
+    fn from(dtype: DtypeArg) -> Self {
+        match dtype {
+            DtypeArg::F32 => Self::F32,
+            DtypeArg::Bf16 => Self::Bf16,
+            DtypeArg::F16 => Self::F16,
+        }
+    }
 }
 
 /// The attribution of `aso probe`.

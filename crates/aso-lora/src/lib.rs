@@ -38,5 +38,5 @@ pub use context::{AdapterScope, ForwardContext};
 pub use dropout::DropoutStream;
 pub use error::LoraError;
 pub use host::AdapterHost;
-pub use linear::{FrozenStack, LoraLinear, Subspace};
+pub use linear::{FrozenStack, LoraLinear, Subspace, mixed_linear};
 pub use peft::{Adapter, AdapterKind, LoraWeights, PeftConfig, Sidecar};

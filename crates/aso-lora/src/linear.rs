@@ -3,7 +3,7 @@
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::module::linear;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -263,7 +263,7 @@ impl LoraLinear {
     /// Base and frozen subspaces.
     fn forward_past<const D: usize>(&self, x: Tensor<D>, context: &ForwardContext) -> Tensor<D> {
         let bias = self.bias.as_ref().map(|bias| context.value(bias));
-        let base = |x: Tensor<D>, weight| linear(x, weight, bias);
+        let base = |x: Tensor<D>, weight| mixed_linear(x, weight, bias);
         let Some(frozen) = &self.frozen else {
             return base(x, context.value(&self.weight));
         };
@@ -350,13 +350,21 @@ impl LoraLinear {
 
     /// Folds the frozen stack into a copy of the base weight, `W + (sum_k s_k B_k A_k)^T`.
     ///
+    /// Does nothing for weights in half precision, whose rounding would swallow most of a subspace: their
+    /// stack keeps running beside them in f32.
+    ///
     /// Always computed from the base weight and the whole stack, so that the result does not depend on
     /// the history of calls: a resumed run gets the same bits.
     pub fn fold(&mut self) {
-        self.folded = self
-            .frozen
-            .as_ref()
-            .map(|stack| self.weight.val().without_autodiff() + stack.delta());
+        if self.weight.val().dtype() == DType::F32 {
+            self.folded = self.summed();
+        }
+    }
+
+    /// Base weight and frozen stack in f32; `None` without a stack.
+    fn summed(&self) -> Option<Tensor<2>> {
+        let weight = || self.weight.val().without_autodiff().cast(DType::F32);
+        self.frozen.as_ref().map(|stack| weight() + stack.delta())
     }
 
     /// Drops the folded weight: the stack runs next to the base weight again.
@@ -364,18 +372,40 @@ impl LoraLinear {
         self.folded = None;
     }
 
-    /// The layer with every subspace added to its weight.
+    /// The layer with every subspace added to its weight (in f32 if there is one).
     pub fn merge(&self) -> Linear {
         let mut merged = self.clone();
         merged.freeze_active();
-        merged.fold();
         let weight = merged
-            .folded
+            .summed()
             .unwrap_or_else(|| merged.weight.val().without_autodiff());
         Linear {
             weight: Param::from_tensor(weight),
             bias: self.bias.clone(),
         }
+    }
+}
+
+/// `x W + bias`. Where the weight is narrower than `x` (half precision), the product runs in the weight's
+/// type and everything else in that of `x`, as in PyTorch's autocast: neither the forward pass nor its
+/// graph ever holds a wide copy of a frozen weight.
+///
+/// # Shapes
+/// - x: `[.., d_in]`; weight: `[d_in, d_out]`; bias: `[d_out]`
+/// - output: `[.., d_out]`, in the type of `x`
+pub fn mixed_linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let (wide, narrow) = (x.dtype(), weight.dtype());
+    if wide == narrow {
+        return linear(x, weight, bias);
+    }
+    let y = linear(x.cast(narrow), weight, None).cast(wide);
+    match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
     }
 }
 

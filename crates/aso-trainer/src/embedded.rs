@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use aso_backbones::t5::{HfT5Config, T5Config, T5ForConditionalGeneration};
-use aso_backbones::{BackboneError, Checkpoint};
+use aso_backbones::{BackboneError, Checkpoint, FloatDtype};
 use aso_data::{DataError, TextTokenizer};
 use burn::tensor::Device;
 
@@ -21,7 +21,7 @@ static TOKENIZER: &[u8] = include_bytes!("../assets/demo/tokenizer.json");
 /// # Errors
 /// None unless the program was built from damaged assets.
 pub fn model(device: &Device) -> Result<T5ForConditionalGeneration, BackboneError> {
-    T5ForConditionalGeneration::from_checkpoint(config()?, &checkpoint()?, device)
+    T5ForConditionalGeneration::from_checkpoint(config()?, &checkpoint()?, FloatDtype::F32, device)
 }
 
 /// The model's configuration.

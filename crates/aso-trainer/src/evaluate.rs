@@ -1,6 +1,6 @@
 //! Answers by generation, scored by exact match.
 
-use aso_backbones::{Backbone, GenerationConfig};
+use aso_backbones::{Backbone, GenerationConfig, RowControl};
 use aso_data::{EncodedExample, TextTokenizer, evaluation_order, exact_match};
 use aso_lora::{AdapterScope, ForwardContext};
 
@@ -38,16 +38,14 @@ impl Evaluator<'_> {
             .iter()
             .map(|example| example.source.len())
             .collect();
-        let config = GenerationConfig {
-            max_new_tokens: self.max_new_tokens,
-        };
+        let config = GenerationConfig::greedy(self.max_new_tokens);
         let context = ForwardContext::inference().with_scope(scope);
         let mut answers = vec![String::new(); examples.len()];
         let mut done = 0;
         for indices in evaluation_order(&lengths, self.batch_size) {
             let rows: Vec<_> = indices.iter().map(|index| examples[*index]).collect();
             let batch = token_batch(&rows, self.pad)?;
-            let tokens = model.generate(&batch, &config, &context);
+            let tokens = model.generate(&batch, &config, RowControl::default(), &context);
             for (index, tokens) in indices.iter().zip(tokens) {
                 answers[*index] = self.tokenizer.decode(&tokens)?;
             }

@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use aso_backbones::t5::{T5Config, T5ForConditionalGeneration};
-use aso_backbones::{Backbone, BackboneError, Checkpoint};
+use aso_backbones::{AutoConfig, AutoModel, Backbone, BackboneError, Checkpoint, FloatDtype};
 use aso_data::{ClBenchmark, JsonlLibrary, SyntheticSuite, TaskLibrary, TextTokenizer};
 use aso_lora::{Adapter, AdapterKind};
 use burn::tensor::Device;
@@ -34,54 +33,59 @@ pub struct Loaded<M> {
 pub fn load_model(
     settings: &ModelSettings,
     device: &Device,
-) -> Result<Loaded<T5ForConditionalGeneration>, TrainerError> {
-    let mut loaded = match settings.source() {
+) -> Result<Loaded<AutoModel>, TrainerError> {
+    let (mut model, fingerprint, tokenizer) = match settings.source() {
         ModelSource::Embedded(_) => {
             let checkpoint = embedded::checkpoint()?;
             let fingerprint = checkpoint.fingerprint()?;
-            let config = embedded::config()?;
-            let model = T5ForConditionalGeneration::from_checkpoint(config, &checkpoint, device)?;
-            let name = settings.path.clone();
-            Loaded {
-                model,
-                tokenizer: embedded::tokenizer()?,
-                fingerprint,
-                name,
-            }
+            let config = AutoConfig::T5(embedded::config()?);
+            let model = AutoModel::from_checkpoint(config, &checkpoint, settings.dtype, device)?;
+            (model, fingerprint, embedded::tokenizer()?)
         }
         ModelSource::Folder(dir) => {
-            let (model, fingerprint) = load_backbone(dir, device)?;
-            let path = dir.join("tokenizer.json");
-            let tokenizer = TextTokenizer::from_file(path)?;
-            Loaded {
-                model,
-                tokenizer,
-                fingerprint,
-                name: settings.path.clone(),
-            }
+            let (model, fingerprint) = load_backbone(dir, settings.dtype, device)?;
+            let tokenizer = TextTokenizer::from_file(dir.join("tokenizer.json"))?;
+            (model, fingerprint, tokenizer)
         }
     };
     if let Some(dropout) = settings.dropout {
-        loaded.model.set_dropout(dropout);
+        model.set_dropout(dropout);
     }
-    let config = loaded.model.config();
-    let (pad, eos) = (config.pad as u32, config.eos as u32);
-    loaded.tokenizer = loaded.tokenizer.with_pad_id(pad).with_eos_id(eos);
-    Ok(loaded)
+    let special = model.special_tokens();
+    let tokenizer = tokenizer.with_pad_id(special.pad);
+    let tokenizer = match special.eos {
+        Some(eos) => tokenizer.with_eos_id(eos),
+        None => tokenizer,
+    };
+    Ok(Loaded {
+        model,
+        tokenizer,
+        fingerprint,
+        name: settings.path.clone(),
+    })
 }
 
 /// Loads a model folder without its tokenizer, and the fingerprint of its weights.
 ///
 /// # Errors
-/// As [`load_model`].
+/// [`BackboneError::Precision`] if the device cannot compute in `dtype`; otherwise as [`load_model`].
 pub fn load_backbone(
     dir: &Path,
+    dtype: FloatDtype,
     device: &Device,
-) -> Result<(T5ForConditionalGeneration, String), BackboneError> {
-    let config = T5Config::from_dir(dir)?;
+) -> Result<(AutoModel, String), BackboneError> {
+    let config = AutoConfig::from_dir(dir)?;
     let checkpoint = Checkpoint::open(dir)?;
-    let model = T5ForConditionalGeneration::from_checkpoint(config, &checkpoint, device)?;
-    Ok((model, checkpoint.fingerprint()?))
+    // Hashing takes as long as loading, and needs only the file.
+    let hashed = Checkpoint::open(dir)?;
+    std::thread::scope(|scope| {
+        let fingerprint = scope.spawn(move || hashed.fingerprint());
+        let model = AutoModel::from_checkpoint(config, &checkpoint, dtype, device)?;
+        let fingerprint = fingerprint
+            .join()
+            .unwrap_or_else(|_| checkpoint.fingerprint())?;
+        Ok((model, fingerprint))
+    })
 }
 
 /// Opens the tasks that a configuration names.

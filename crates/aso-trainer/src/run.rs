@@ -150,7 +150,9 @@ impl Run {
                 )
             })
             .collect::<Result<Vec<_>, _>>()?;
-        loaded.model.check_targets(&config.lora.to_lora_config())?;
+        let targets = loaded.model.default_targets();
+        let lora = config.lora.to_lora_config(targets);
+        loaded.model.check_targets(&lora)?;
         atomic_write(&dir.path.join(CONFIG_FILE), config.to_toml()?.as_bytes())?;
         let path = dir.path.clone();
         let mut trainer = Trainer::new(loaded, config, method, tasks, dir)?;

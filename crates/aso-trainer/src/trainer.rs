@@ -112,7 +112,7 @@ impl<M: Backbone> Trainer<M> {
         let metrics = MetricsLog::open(&dir.path.join(METRICS_FILE), state.metrics_lines)?;
         let pad = tokenizer.pad_id().unwrap_or(0);
         let mut trainer = Self {
-            lora: config.lora.to_lora_config(),
+            lora: config.lora.to_lora_config(model.default_targets()),
             names: tasks.iter().map(|task| task.name.clone()).collect(),
             method,
             model_name: name,
@@ -413,10 +413,8 @@ impl<M: Backbone> Trainer<M> {
         for (shard, rows) in examples.chunks(micro_batch).enumerate() {
             let batch = token_batch(rows, self.pad)?;
             let context = self.training_context(task, step, shard);
-            let loss = SequenceCrossEntropy::default().forward(
-                self.model.logits(&batch, &context),
-                &self.model.aligned_labels(&batch),
-            );
+            let (logits, labels) = self.model.answer_logits(&batch, &context);
+            let loss = SequenceCrossEntropy::default().forward(logits, &labels);
             let value = loss.sum.clone();
             gradients.add(SubspaceGradients::collect(
                 &self.model,
@@ -566,7 +564,7 @@ impl<M: Backbone> Trainer<M> {
         let base_model = Some(self.model_name.clone());
         Adapter {
             origin: task.name.clone(),
-            config: PeftConfig::new(&self.lora, self.model.peft_task_type(), base_model),
+            config: PeftConfig::new(&self.lora, self.model.kind().peft_task_type(), base_model),
             weights: self.model.active_weights(),
             sidecar: Some(Sidecar {
                 format: 1,

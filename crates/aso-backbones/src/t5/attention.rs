@@ -6,36 +6,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::position;
-
-/// Keys and values, each `[rows, heads, keys, d_kv]`.
-#[derive(Debug, Clone)]
-pub(super) struct KeyValue {
-    pub(super) key: Tensor<4>,
-    pub(super) value: Tensor<4>,
-}
-
-impl KeyValue {
-    /// Appends positions.
-    pub(super) fn append(&self, next: Self) -> Self {
-        Self {
-            key: Tensor::cat(vec![self.key.clone(), next.key], 2),
-            value: Tensor::cat(vec![self.value.clone(), next.value], 2),
-        }
-    }
-}
-
-/// `[rows, ..] -> [rows * times, ..]`, copies of a row next to one another.
-pub(super) fn repeat_rows<const D: usize>(x: Tensor<D>, times: usize) -> Tensor<D> {
-    if times == 1 {
-        return x;
-    }
-    let rows = x.dims()[0] as i64;
-    let index: Vec<i64> = (0..rows)
-        .flat_map(|row| std::iter::repeat_n(row, times))
-        .collect();
-    let device = x.device().without_autodiff();
-    x.select(0, Tensor::<1, Int>::from_ints(index.as_slice(), &device))
-}
+use crate::layers::KeyValue;
 
 /// Bucketed relative position bias: one learnt number per bucket and head.
 #[derive(Module, Debug)]

@@ -4,14 +4,15 @@ use aso_lora::{ForwardContext, LoraLinear};
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use super::attention::{KeyValue, T5Attention};
-use super::layers::{T5DenseReluDense, T5LayerNorm};
+use super::attention::T5Attention;
+use super::layers::T5DenseReluDense;
+use crate::layers::{KeyValue, RmsNorm};
 
 /// Cross attention with its norm.
 #[derive(Module, Debug)]
 pub(super) struct T5LayerCrossAttention {
     pub(super) attention: T5Attention,
-    pub(super) norm: T5LayerNorm,
+    pub(super) norm: RmsNorm,
     #[module(skip)]
     pub(super) site: u64,
 }
@@ -20,12 +21,12 @@ pub(super) struct T5LayerCrossAttention {
 #[derive(Module, Debug)]
 pub(super) struct T5Block {
     pub(super) self_attention: T5Attention,
-    pub(super) self_norm: T5LayerNorm,
+    pub(super) self_norm: RmsNorm,
     #[module(skip)]
     pub(super) self_site: u64,
     pub(super) cross: Option<T5LayerCrossAttention>,
     pub(super) feed_forward: T5DenseReluDense,
-    pub(super) feed_forward_norm: T5LayerNorm,
+    pub(super) feed_forward_norm: RmsNorm,
     #[module(skip)]
     pub(super) feed_forward_site: u64,
     #[module(skip)]
@@ -156,7 +157,7 @@ impl T5Block {
             .for_each(visit);
     }
 
-    pub(super) fn norms(&self) -> impl Iterator<Item = &T5LayerNorm> {
+    pub(super) fn norms(&self) -> impl Iterator<Item = &RmsNorm> {
         let cross = self.cross.as_ref().map(|cross| &cross.norm);
         [&self.self_norm]
             .into_iter()

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::BackboneError;
 use crate::checkpoint::read_json;
+use crate::generation::EndTokens;
 
 /// Mirror of Hugging Face's `T5Config` / `MT5Config`; unknown keys are ignored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -127,20 +128,25 @@ pub struct T5Config {
     pub head_scale: f64,
     /// Padding token.
     pub pad: i64,
-    /// End token.
+    /// End token of targets.
     pub eos: i64,
+    /// Every token that ends generation: [`eos`](Self::eos) and those of `generation_config.json`.
+    pub ends: Vec<i64>,
     /// First decoder input.
     pub decoder_start: i64,
 }
 
 impl T5Config {
-    /// Reads `config.json` of a model folder.
+    /// Reads `config.json` of a model folder, and the end tokens of its `generation_config.json` if there
+    /// is one.
     ///
     /// # Errors
     /// Names the file and the key that is missing, of the wrong type or not supported.
     pub fn from_dir(dir: &Path) -> Result<Self, BackboneError> {
         let path = dir.join("config.json");
-        Self::resolve(&path, &read_json(&path)?)
+        let mut config = Self::resolve(&path, &read_json(&path)?)?;
+        EndTokens::of_generation_config(dir, config.vocabulary)?.add_to(&mut config.ends);
+        Ok(config)
     }
 
     /// Resolves a stored configuration. `path` is for messages.
@@ -247,6 +253,7 @@ impl T5Config {
             },
             pad: hf.pad_token_id,
             eos: hf.eos_token_id,
+            ends: vec![hf.eos_token_id],
             decoder_start,
         })
     }

@@ -1,55 +1,102 @@
-//! Greedy decoding with kept keys and values.
+//! Decoding with kept keys and values.
 
 use aso_lora::ForwardContext;
 use burn::tensor::Tensor;
 
-use super::attention::KeyValue;
 use super::model::T5ForConditionalGeneration;
+use super::stack::EncoderMemory;
+use crate::generation::{Decoder, RowControl, generate};
+use crate::layers::KeyValue;
 use crate::{GenerationConfig, TokenBatch};
 
+/// The encoder has run once; each step feeds one token per row.
+struct CachedDecoder<'a> {
+    model: &'a T5ForConditionalGeneration,
+    context: &'a ForwardContext,
+    rows: usize,
+    memory: EncoderMemory,
+    past: Option<Vec<KeyValue>>,
+    position: usize,
+}
+
+impl Decoder for CachedDecoder<'_> {
+    fn step(&mut self, tokens: Option<&[i64]>) -> Tensor<2> {
+        let Self { model, context, .. } = *self;
+        let start = vec![model.config.decoder_start; self.rows];
+        let x = model.embed(tokens.unwrap_or(&start), self.rows, context);
+        let decoder = &model.decoder;
+        let bias = decoder
+            .position_bias
+            .forward(self.position, 1, self.position + 1, context);
+        let past = self.past.as_deref();
+        let output = decoder.forward(x, bias, past, Some(&self.memory), false, context);
+        self.past = Some(output.memory);
+        self.position += 1;
+        model.next_logits(output.last, context)
+    }
+
+    fn prompt(&self, _row: usize) -> Vec<i64> {
+        vec![self.model.config.decoder_start]
+    }
+}
+
+/// Runs the whole decoder again for every token.
+struct UncachedDecoder<'a> {
+    model: &'a T5ForConditionalGeneration,
+    context: &'a ForwardContext,
+    memory: EncoderMemory,
+    /// Decoder inputs so far, per row.
+    inputs: Vec<Vec<i64>>,
+}
+
+impl Decoder for UncachedDecoder<'_> {
+    fn step(&mut self, tokens: Option<&[i64]>) -> Tensor<2> {
+        for (row, token) in self.inputs.iter_mut().zip(tokens.unwrap_or_default()) {
+            row.push(*token);
+        }
+        let (rows, last) = (self.inputs.len(), self.inputs[0].len() - 1);
+        let ids = self.inputs.concat();
+        let output = self
+            .model
+            .run_decoder(&ids, rows, &self.memory, false, self.context);
+        self.model
+            .next_logits(output.last.narrow(1, last, 1), self.context)
+    }
+
+    fn prompt(&self, _row: usize) -> Vec<i64> {
+        vec![self.model.config.decoder_start]
+    }
+}
+
 impl T5ForConditionalGeneration {
-    /// Greedy decoding: the encoder runs once, each step feeds one token per row. A row ends at the end
-    /// token; the loop ends when every row has.
-    pub(super) fn generate_greedy(
+    /// Logits `[rows, vocabulary]` of the decoder's output at one position, `[rows, 1, d_model]`.
+    fn next_logits(&self, last: Tensor<3>, context: &ForwardContext) -> Tensor<2> {
+        let rows = last.dims()[0];
+        self.head(self.decoder.finish(last, context), context)
+            .reshape([rows, self.config.vocabulary])
+    }
+
+    pub(super) fn generate_cached(
         &self,
         batch: &TokenBatch,
         config: &GenerationConfig,
+        control: RowControl<'_>,
         context: &ForwardContext,
     ) -> Vec<Vec<u32>> {
-        let rows = batch.rows();
-        let memory = self.encode(batch, context);
-        let mut past: Option<Vec<KeyValue>> = None;
-        let mut next = vec![self.config.decoder_start; rows];
-        let mut tokens: Vec<Vec<u32>> = vec![Vec::new(); rows];
-        let mut done = vec![false; rows];
-        for position in 0..config.max_new_tokens {
-            let x = self.embed(&next, rows, context);
-            let bias: Tensor<4> =
-                self.decoder
-                    .position_bias
-                    .forward(position, 1, position + 1, context);
-            let output =
-                self.decoder
-                    .forward(x, bias, past.as_deref(), Some(&memory), false, context);
-            past = Some(output.memory);
-            let logits = self.head(self.decoder.finish(output.last, context), context);
-            let chosen = logits.argmax(2).reshape([rows]).into_data();
-            for (row, id) in chosen.iter::<i64>().enumerate() {
-                next[row] = if done[row] { self.config.pad } else { id };
-                if !done[row] {
-                    tokens[row].push(id as u32);
-                    done[row] = id == self.config.eos;
-                }
-            }
-            if done.iter().all(|done| *done) {
-                break;
-            }
-        }
-        tokens
+        let mut decoder = CachedDecoder {
+            model: self,
+            context,
+            rows: batch.rows(),
+            memory: self.encode(batch, context),
+            past: None,
+            position: 0,
+        };
+        let ends = (self.config.ends.as_slice(), self.config.pad);
+        generate(&mut decoder, batch.rows(), ends, config, control)
     }
 
-    /// Greedy decoding by running the whole decoder again for every token: slow, and the oracle of the
-    /// cached one.
+    /// Decoding by running the whole decoder again for every token: slow, and the oracle of
+    /// [`Backbone::generate`](crate::Backbone::generate).
     #[doc(hidden)]
     pub fn generate_uncached(
         &self,
@@ -57,30 +104,14 @@ impl T5ForConditionalGeneration {
         config: &GenerationConfig,
     ) -> Vec<Vec<u32>> {
         let context = ForwardContext::inference();
-        let rows = batch.rows();
-        let memory = self.encode(batch, &context);
-        let mut inputs: Vec<Vec<i64>> = vec![vec![self.config.decoder_start]; rows];
-        let mut tokens: Vec<Vec<u32>> = vec![Vec::new(); rows];
-        for position in 0..config.max_new_tokens {
-            let output = self.run_decoder(&inputs.concat(), rows, &memory, false, &context);
-            let last = output.last.narrow(1, position, 1);
-            let logits = self.head(self.decoder.finish(last, &context), &context);
-            let chosen = logits.argmax(2).reshape([rows]).into_data();
-            let mut running = false;
-            for (row, id) in chosen.iter::<i64>().enumerate() {
-                let ended = tokens[row]
-                    .last()
-                    .is_some_and(|last| *last == self.config.eos as u32);
-                if !ended {
-                    tokens[row].push(id as u32);
-                    running |= id != self.config.eos;
-                }
-                inputs[row].push(if ended { self.config.pad } else { id });
-            }
-            if !running {
-                break;
-            }
-        }
-        tokens
+        let mut decoder = UncachedDecoder {
+            model: self,
+            context: &context,
+            memory: self.encode(batch, &context),
+            inputs: vec![vec![self.config.decoder_start]; batch.rows()],
+        };
+        let ends = (self.config.ends.as_slice(), self.config.pad);
+        let control = RowControl::default();
+        generate(&mut decoder, batch.rows(), ends, config, control)
     }
 }

@@ -1,35 +1,12 @@
-//! Norm and feed-forward layer.
+//! Feed-forward layer.
 
 use aso_lora::dropout::site;
 use aso_lora::{ForwardContext, LoraLinear};
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::{gelu_approximate, relu, silu};
 
 use super::FeedForward;
-
-/// Root-mean-square norm, `y = weight * x / sqrt(mean(x^2) + epsilon)`: no mean, no bias.
-#[derive(Module, Debug)]
-pub(super) struct T5LayerNorm {
-    /// `[d_model]`.
-    pub(super) weight: Param<Tensor<1>>,
-    #[module(skip)]
-    pub(super) epsilon: f64,
-    #[module(skip)]
-    pub(super) name: String,
-}
-
-impl T5LayerNorm {
-    /// `x: [.., d_model]`, same shape out.
-    pub(super) fn forward<const D: usize>(
-        &self,
-        x: Tensor<D>,
-        context: &ForwardContext,
-    ) -> Tensor<D> {
-        let rms = (x.clone().square().mean_dim(D - 1) + self.epsilon).sqrt();
-        x / rms * context.value(&self.weight).unsqueeze()
-    }
-}
 
 /// Feed-forward layer of any dialect ([`FeedForward`]).
 #[derive(Module, Debug)]

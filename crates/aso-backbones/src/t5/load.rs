@@ -5,18 +5,19 @@ use std::path::Path;
 
 use aso_lora::LoraLinear;
 use aso_lora::dropout::site;
-use burn::module::{Param, ParamId};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
 use super::attention::{RelativePositionBias, T5Attention};
 use super::block::{T5Block, T5LayerCrossAttention};
-use super::layers::{T5DenseReluDense, T5LayerNorm};
+use super::layers::T5DenseReluDense;
 use super::stack::T5Stack;
 use super::{T5Config, T5ForConditionalGeneration};
-use crate::{BackboneError, Checkpoint, WeightSource};
+use crate::layers::RmsNorm;
+use crate::weights::{FloatDtype, FloatValues, Layout, Loader, WeightSource};
+use crate::{BackboneError, Checkpoint};
 
 /// Tensors that old files carry and the model does not use.
 fn is_ignored(name: &str) -> bool {
@@ -39,7 +40,7 @@ impl T5ForConditionalGeneration {
     pub fn from_pretrained(dir: &Path, device: &Device) -> Result<Self, BackboneError> {
         let config = T5Config::from_dir(dir)?;
         let checkpoint = Checkpoint::open(dir)?;
-        Self::from_checkpoint(config, &checkpoint, device)
+        Self::from_checkpoint(config, &checkpoint, FloatDtype::F32, device)
     }
 
     /// Loads from an opened checkpoint; see [`from_pretrained`](Self::from_pretrained).
@@ -49,14 +50,16 @@ impl T5ForConditionalGeneration {
     pub fn from_checkpoint(
         config: T5Config,
         checkpoint: &Checkpoint,
+        dtype: FloatDtype,
         device: &Device,
     ) -> Result<Self, BackboneError> {
-        let model = Self::from_source(config, checkpoint, device)?;
+        let model = Self::from_source(config, checkpoint, dtype, device)?;
         checkpoint.finish(is_ignored)?;
         Ok(model)
     }
 
-    /// Builds the model from any source of weights.
+    /// Builds the model from any source of weights, the matrices of its linear layers and embeddings kept
+    /// in `dtype`.
     ///
     /// The head is untied exactly if the source stores `lm_head.weight`.
     ///
@@ -65,21 +68,26 @@ impl T5ForConditionalGeneration {
     pub fn from_source(
         config: T5Config,
         source: &dyn WeightSource,
+        dtype: FloatDtype,
         device: &Device,
     ) -> Result<Self, BackboneError> {
+        let loader = Loader {
+            source,
+            dtype,
+            device,
+        };
         let builder = Builder {
             config: &config,
-            source,
-            device,
+            loader: &loader,
         };
         let embedding = [config.vocabulary, config.d_model];
         let lm_head = if source.contains("lm_head.weight") {
-            Some(builder.parameter("lm_head.weight", embedding)?)
+            Some(loader.matrix("lm_head.weight", embedding, dtype)?)
         } else {
             None
         };
         Ok(Self {
-            shared: builder.parameter("shared.weight", embedding)?,
+            shared: loader.matrix("shared.weight", embedding, dtype)?,
             encoder: builder.stack("encoder", config.encoder_blocks, false)?,
             decoder: builder.stack("decoder", config.decoder_blocks, true)?,
             lm_head,
@@ -90,51 +98,17 @@ impl T5ForConditionalGeneration {
 
 struct Builder<'a> {
     config: &'a T5Config,
-    source: &'a dyn WeightSource,
-    device: &'a Device,
+    loader: &'a Loader<'a>,
 }
 
 impl Builder<'_> {
-    fn tensor<const D: usize>(
-        &self,
-        name: &str,
-        shape: [usize; D],
-    ) -> Result<Tensor<D>, BackboneError> {
-        let values = self.source.tensor(name, &shape)?;
-        let device = self.device.clone().without_autodiff();
-        Ok(Tensor::from_data(TensorData::new(values, shape), &device))
-    }
-
-    fn parameter<const D: usize>(
-        &self,
-        name: &str,
-        shape: [usize; D],
-    ) -> Result<Param<Tensor<D>>, BackboneError> {
-        Ok(Param::initialized(
-            ParamId::from(site(name)),
-            self.tensor(name, shape)?,
-        ))
-    }
-
-    /// A linear layer; PyTorch's `[d_out, d_in]` becomes a contiguous `[d_in, d_out]`.
     fn linear(&self, name: &str, d_in: usize, d_out: usize) -> Result<LoraLinear, BackboneError> {
-        let stored = self
-            .source
-            .tensor(&format!("{name}.weight"), &[d_out, d_in])?;
-        let mut values = vec![0.0; stored.len()];
-        for (row, weights) in stored.chunks_exact(d_in).enumerate() {
-            for (column, weight) in weights.iter().enumerate() {
-                values[column * d_out + row] = *weight;
-            }
-        }
-        let device = self.device.clone().without_autodiff();
-        let weight = Tensor::from_data(TensorData::new(values, [d_in, d_out]), &device);
-        Ok(LoraLinear::new(name, weight, None))
+        self.loader.linear(name, [d_in, d_out], false)
     }
 
-    fn norm(&self, name: String) -> Result<T5LayerNorm, BackboneError> {
-        Ok(T5LayerNorm {
-            weight: self.parameter(&name, [self.config.d_model])?,
+    fn norm(&self, name: String) -> Result<RmsNorm, BackboneError> {
+        Ok(RmsNorm {
+            weight: self.loader.vector(&name, self.config.d_model)?,
             epsilon: self.config.epsilon,
             name,
         })
@@ -215,7 +189,11 @@ impl Builder<'_> {
         Ok(T5Stack {
             blocks,
             position_bias: RelativePositionBias {
-                weight: self.parameter(&bias, [self.config.buckets, self.config.heads])?,
+                weight: self.loader.matrix(
+                    &bias,
+                    [self.config.buckets, self.config.heads],
+                    FloatDtype::F32,
+                )?,
                 bidirectional: !decoder,
                 max_distance: self.config.max_distance,
                 name: bias,
@@ -265,10 +243,17 @@ impl WeightSource for RandomInit {
         name != "lm_head.weight" || !self.tied
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, BackboneError> {
+    fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: FloatDtype,
+        layout: Layout,
+    ) -> Result<FloatValues, BackboneError> {
         let count = shape.iter().product();
+        let values = |values: &[f32]| FloatValues::new(values, shape, dtype, layout);
         if name.ends_with("layer_norm.weight") {
-            return Ok(vec![1.0; count]);
+            return Ok(values(&vec![1.0; count]));
         }
         let T5Config {
             d_model,
@@ -291,8 +276,9 @@ impl WeightSource for RandomInit {
             tensor: name.to_owned(),
             found: format!("standard deviation {std}"),
         })?;
-        Ok((0..count)
+        let drawn: Vec<f32> = (0..count)
             .map(|_| normal.sample(&mut *rng) as f32)
-            .collect())
+            .collect();
+        Ok(values(&drawn))
     }
 }

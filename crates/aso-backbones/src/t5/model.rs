@@ -2,16 +2,17 @@
 
 use std::borrow::Cow;
 
-use aso_lora::{AdapterHost, ForwardContext, LoraLinear};
+use aso_lora::{AdapterHost, ForwardContext, LoraLinear, TargetModules, mixed_linear};
 use burn::module::{Module, Param};
-use burn::tensor::module::linear;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use super::T5Config;
 use super::block::T5Block;
 use super::stack::{EncoderMemory, StackOutput, T5Stack, causal_bias, padding_bias};
 use crate::batch::IGNORED_LABEL;
-use crate::{Backbone, GenerationConfig, NamedTensor, TokenBatch};
+use crate::generation::RowControl;
+use crate::layers::embed;
+use crate::{Backbone, GenerationConfig, ModelKind, NamedTensor, SpecialTokens, TokenBatch};
 
 /// T5 with a language-modelling head.
 ///
@@ -35,32 +36,9 @@ impl T5ForConditionalGeneration {
         &self.config
     }
 
-    /// Changes the dropout probability of the backbone (not of its subspaces).
-    pub fn set_dropout(&mut self, probability: f64) {
-        self.config.dropout = probability;
-        for stack in [&mut self.encoder, &mut self.decoder] {
-            stack.dropout = probability;
-            for block in &mut stack.blocks {
-                block.dropout = probability;
-                block.self_attention.dropout = probability;
-                block.feed_forward.dropout = probability;
-                if let Some(cross) = &mut block.cross {
-                    cross.attention.dropout = probability;
-                }
-            }
-        }
-    }
-
     /// Embeds ids, `[rows * length]` row-major, as `[rows, length, d_model]`.
     pub(super) fn embed(&self, ids: &[i64], rows: usize, context: &ForwardContext) -> Tensor<3> {
-        let shared = context.value(&self.shared);
-        let device = shared.device().without_autodiff();
-        let length = ids.len() / rows;
-        let index =
-            Tensor::<1, Int>::from_data(TensorData::new(ids.to_vec(), [ids.len()]), &device);
-        shared
-            .select(0, index)
-            .reshape([rows, length, self.config.d_model])
+        embed(&self.shared, ids, rows, context)
     }
 
     /// Runs the encoder on a batch's source.
@@ -110,7 +88,7 @@ impl T5ForConditionalGeneration {
             .decoder
             .position_bias
             .forward(0, length, length, context)
-            + causal_bias(0, length, &self.device());
+            + causal_bias(length, &self.device());
         self.decoder
             .forward(x, bias, None, Some(memory), keep_hidden, context)
     }
@@ -127,7 +105,7 @@ impl T5ForConditionalGeneration {
         context: &ForwardContext,
     ) -> Tensor<D> {
         let head = self.lm_head.as_ref().unwrap_or(&self.shared);
-        linear(x, context.value(head).transpose(), None)
+        mixed_linear(x, context.value(head).transpose(), None)
     }
 
     /// Decoder inputs: labels shifted right behind the start token, ignored labels fed as padding.
@@ -151,32 +129,23 @@ impl T5ForConditionalGeneration {
     /// Every parameter of the backbone under its Hugging Face name, in PyTorch's orientation,
     /// without subspaces.
     pub fn named_parameters(&self) -> Vec<NamedTensor> {
-        fn entry<const D: usize>(name: String, tensor: Tensor<D>) -> NamedTensor {
-            let tensor = tensor.without_autodiff();
-            let shape = tensor.dims().to_vec();
-            NamedTensor {
-                name,
-                shape,
-                values: tensor.into_data().iter::<f32>().collect(),
-            }
-        }
-        let mut parameters = vec![entry("shared.weight".into(), self.shared.val())];
+        let mut parameters = vec![NamedTensor::new("shared.weight", self.shared.val())];
         for block in self.blocks() {
             block.visit_linears(&mut |layer| {
                 let name = format!("{}.weight", layer.name());
-                parameters.push(entry(name, layer.weight.val().transpose()));
+                parameters.push(NamedTensor::new(name, layer.weight.val().transpose()));
             });
             for norm in block.norms() {
-                parameters.push(entry(norm.name.clone(), norm.weight.val()));
+                parameters.push(NamedTensor::new(norm.name.clone(), norm.weight.val()));
             }
         }
         for stack in [&self.encoder, &self.decoder] {
             let (bias, norm) = (&stack.position_bias, &stack.final_norm);
-            parameters.push(entry(bias.name.clone(), bias.weight.val()));
-            parameters.push(entry(norm.name.clone(), norm.weight.val()));
+            parameters.push(NamedTensor::new(bias.name.clone(), bias.weight.val()));
+            parameters.push(NamedTensor::new(norm.name.clone(), norm.weight.val()));
         }
         if let Some(head) = &self.lm_head {
-            parameters.push(entry("lm_head.weight".into(), head.val()));
+            parameters.push(NamedTensor::new("lm_head.weight", head.val()));
         }
         parameters
     }
@@ -217,20 +186,48 @@ impl Backbone for T5ForConditionalGeneration {
         &self,
         batch: &TokenBatch,
         config: &GenerationConfig,
+        control: RowControl<'_>,
         context: &ForwardContext,
     ) -> Vec<Vec<u32>> {
-        self.generate_greedy(batch, config, context)
+        self.generate_cached(batch, config, control, context)
+    }
+
+    fn kind(&self) -> ModelKind {
+        ModelKind::EncoderDecoder
     }
 
     fn vocabulary(&self) -> usize {
         self.config.vocabulary
     }
 
+    fn special_tokens(&self) -> SpecialTokens {
+        SpecialTokens {
+            bos: None,
+            pad: self.config.pad as u32,
+            eos: Some(self.config.eos as u32),
+        }
+    }
+
+    fn default_targets(&self) -> TargetModules {
+        TargetModules::Names(vec!["q".into(), "v".into()])
+    }
+
     fn device(&self) -> Device {
         self.shared.val().device().without_autodiff()
     }
 
-    fn peft_task_type(&self) -> &'static str {
-        "SEQ_2_SEQ_LM"
+    fn set_dropout(&mut self, probability: f64) {
+        self.config.dropout = probability;
+        for stack in [&mut self.encoder, &mut self.decoder] {
+            stack.dropout = probability;
+            for block in &mut stack.blocks {
+                block.dropout = probability;
+                block.self_attention.dropout = probability;
+                block.feed_forward.dropout = probability;
+                if let Some(cross) = &mut block.cross {
+                    cross.attention.dropout = probability;
+                }
+            }
+        }
     }
 }

@@ -2,18 +2,18 @@
 
 use aso_lora::ForwardContext;
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
-use super::attention::{KeyValue, RelativePositionBias};
+use super::attention::RelativePositionBias;
 use super::block::{CrossMemory, T5Block};
-use super::layers::T5LayerNorm;
+use crate::layers::{KeyValue, RmsNorm, additive_mask};
 
 /// A stack of blocks.
 #[derive(Module, Debug)]
 pub(super) struct T5Stack {
     pub(super) blocks: Vec<T5Block>,
     pub(super) position_bias: RelativePositionBias,
-    pub(super) final_norm: T5LayerNorm,
+    pub(super) final_norm: RmsNorm,
     #[module(skip)]
     pub(super) dropout: f64,
     #[module(skip)]
@@ -111,25 +111,14 @@ impl T5Stack {
     }
 }
 
-/// Additive mask `[rows, 1, 1, keys]`: 0 for tokens, the lowest finite number for padding.
-///
-/// Finite, so that a row that is masked everywhere gives a uniform distribution instead of NaN.
+/// Additive mask `[rows, 1, 1, keys]` that hides padding.
 pub(super) fn padding_bias(mask: &[i64], rows: usize, device: &Device) -> Tensor<4> {
-    let values: Vec<f32> = mask
-        .iter()
-        .map(|kept| if *kept == 0 { f32::MIN } else { 0.0 })
-        .collect();
-    Tensor::from_data(
-        TensorData::new(values, [rows, 1, 1, mask.len() / rows]),
-        device,
-    )
+    let visible = mask.iter().map(|kept| *kept != 0);
+    additive_mask(visible, [rows, 1, 1, mask.len() / rows], device)
 }
 
-/// Additive mask `[1, 1, queries, first + queries]` that hides later positions.
-pub(super) fn causal_bias(first: usize, queries: usize, device: &Device) -> Tensor<4> {
-    let keys = first + queries;
-    let values: Vec<f32> = (first..keys)
-        .flat_map(|query| (0..keys).map(move |key| if key > query { f32::MIN } else { 0.0 }))
-        .collect();
-    Tensor::from_data(TensorData::new(values, [1, 1, queries, keys]), device)
+/// Additive mask `[1, 1, length, length]` that hides later positions.
+pub(super) fn causal_bias(length: usize, device: &Device) -> Tensor<4> {
+    let visible = (0..length).flat_map(|query| (0..length).map(move |key| key <= query));
+    additive_mask(visible, [1, 1, length, length], device)
 }

@@ -1,12 +1,14 @@
 //! Tapping T5's blocks.
 
 use aso_lora::{AdapterScope, ForwardContext};
-use burn::tensor::activation::softmax;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 
-use super::attention::{KeyValue, repeat_rows};
 use super::model::T5ForConditionalGeneration;
 use super::stack::{EncoderMemory, StackOutput};
+use crate::layers::{
+    KeyValue, additive_mask, leading_columns, pick_position, repeat_rows, target_probability,
+};
+use crate::taps::join_paths;
 use crate::{Backbone, BackboneError, BlockTaps, TapPoint, TokenBatch};
 
 /// What a traced pass of T5 keeps.
@@ -18,17 +20,21 @@ pub struct T5Trace {
     point: Traced,
 }
 
+/// What continuing from the answer position needs.
+#[derive(Debug)]
+struct TracedAnswer {
+    /// Block outputs at the answer position, `[rows, 1, d_model]`.
+    hidden: Vec<Tensor<3>>,
+    /// Keys and values of every decoder position, and which of them precede the answer position;
+    /// absent when none does.
+    prefix: Option<(Vec<KeyValue>, Tensor<4>)>,
+    own_bias: Tensor<4>,
+    memory: EncoderMemory,
+}
+
 #[derive(Debug)]
 enum Traced {
-    Answer {
-        /// Block outputs at the answer position, `[rows, 1, d_model]`.
-        hidden: Vec<Tensor<3>>,
-        /// Keys and values of every decoder position, and which of them precede the answer
-        /// position; absent when none does.
-        prefix: Option<(Vec<KeyValue>, Tensor<4>)>,
-        own_bias: Tensor<4>,
-        memory: Box<EncoderMemory>,
-    },
+    Answer(TracedAnswer),
     Encoder {
         hidden: Vec<Tensor<3>>,
         /// Self-attention bias `[rows, heads, S, S]`.
@@ -45,28 +51,13 @@ enum Traced {
 }
 
 impl T5ForConditionalGeneration {
-    /// Answer position and token of every row.
-    fn answers(batch: &TokenBatch, point: &'static str) -> Result<Vec<(i64, i64)>, BackboneError> {
-        (0..batch.rows())
-            .map(|row| {
-                batch
-                    .first_label(row)
-                    .map(|(at, token)| (at as i64, token))
-                    .ok_or_else(|| {
-                        let reason = format!("row {row} has no label that counts");
-                        BackboneError::Tap { point, reason }
-                    })
-            })
-            .collect()
-    }
-
     fn trace_answer(
         &self,
         batch: &TokenBatch,
         context: &ForwardContext,
     ) -> Result<(Traced, Vec<i64>), BackboneError> {
         let (positions, targets): (Vec<_>, Vec<_>) =
-            Self::answers(batch, "answer position")?.into_iter().unzip();
+            batch.answers("answer position")?.into_iter().unzip();
         let memory = self.encode(batch, context);
         let (rows, width) = (batch.rows(), batch.target_len());
         // Later positions cannot reach back: only the inputs up to the last answer position run.
@@ -96,22 +87,19 @@ impl T5ForConditionalGeneration {
                 .select(1, index)
                 .swap_dims(0, 1)
                 .reshape([rows, heads, 1, length]);
-            let mask: Vec<f32> = positions
+            let visible = positions
                 .iter()
-                .flat_map(|at| {
-                    (0..length as i64).map(move |key| if key < *at { 0.0 } else { f32::MIN })
-                })
-                .collect();
-            let mask = Tensor::<4>::from_data(TensorData::new(mask, [rows, 1, 1, length]), &device);
+                .flat_map(|at| (0..length as i64).map(move |key| key < *at));
+            let mask = additive_mask(visible, [rows, 1, 1, length], &device);
             (key_value, bias + mask)
         });
         Ok((
-            Traced::Answer {
+            Traced::Answer(TracedAnswer {
                 hidden,
                 prefix,
                 own_bias,
-                memory: Box::new(memory),
-            },
+                memory,
+            }),
             targets,
         ))
     }
@@ -122,7 +110,7 @@ impl T5ForConditionalGeneration {
         context: &ForwardContext,
     ) -> Result<(Traced, Vec<i64>), BackboneError> {
         let (positions, targets): (Vec<_>, Vec<_>) =
-            Self::answers(batch, "encoder blocks")?.into_iter().unzip();
+            batch.answers("encoder blocks")?.into_iter().unzip();
         let (output, mask) = self.run_encoder(batch, true, context);
         let length = positions.iter().max().map_or(1, |last| *last as usize + 1);
         let decoder_ids = leading_columns(&self.shift_right(batch), batch.target_len(), length);
@@ -161,27 +149,25 @@ impl T5ForConditionalGeneration {
         ))
     }
 
+    /// Decoder block `at` on alternatives for the answer position, `[rows, alternatives, d_model]`.
+    fn run_alternatives(
+        &self,
+        answer: &TracedAnswer,
+        at: usize,
+        x: Tensor<3>,
+        context: &ForwardContext,
+    ) -> Tensor<3> {
+        let prefix = answer.prefix.as_ref();
+        let prefix = prefix.map(|(kv, bias)| (&kv[at], bias.clone()));
+        let (own_bias, memory) = (answer.own_bias.clone(), answer.memory.block(at));
+        self.decoder.blocks[at].forward_alternatives(x, prefix, own_bias, memory, context)
+    }
+
     fn encoder_bias(&self, length: usize, mask: &Tensor<4>, context: &ForwardContext) -> Tensor<4> {
         self.encoder
             .position_bias
             .forward(0, length, length, context)
             + mask.clone()
-    }
-
-    /// Probability of the target of each row under logits `[rows, variants, vocabulary]`.
-    fn target_probability(&self, logits: Tensor<3>, targets: &[i64]) -> Tensor<2> {
-        let [rows, variants, _] = logits.dims();
-        let index: Vec<i64> = targets
-            .iter()
-            .flat_map(|target| std::iter::repeat_n(*target, variants))
-            .collect();
-        let index = Tensor::<3, Int>::from_data(
-            TensorData::new(index, [rows, variants, 1]),
-            &self.device(),
-        );
-        softmax(logits, 2)
-            .gather(2, index)
-            .reshape([rows, variants])
     }
 }
 
@@ -226,7 +212,8 @@ impl BlockTaps for T5ForConditionalGeneration {
 
     fn hidden(&self, trace: &T5Trace, block: usize) -> Tensor<3> {
         match &trace.point {
-            Traced::Answer { hidden, .. } | Traced::Encoder { hidden, .. } => hidden[block].clone(),
+            Traced::Answer(answer) => answer.hidden[block].clone(),
+            Traced::Encoder { hidden, .. } => hidden[block].clone(),
             Traced::EncoderReadout {
                 hidden, position, ..
             } => hidden[block].clone().narrow(1, *position, 1),
@@ -237,17 +224,10 @@ impl BlockTaps for T5ForConditionalGeneration {
         let context = &trace.context;
         let [rows, variants, positions, width] = patched.dims();
         let logits = match &trace.point {
-            Traced::Answer {
-                prefix,
-                own_bias,
-                memory,
-                ..
-            } => {
+            Traced::Answer(answer) => {
                 let mut x = patched.reshape([rows, variants, width]);
-                for (at, layer) in self.decoder.blocks.iter().enumerate().skip(block + 1) {
-                    let prefix = prefix.as_ref().map(|(kv, bias)| (&kv[at], bias.clone()));
-                    let own_bias = own_bias.clone();
-                    x = layer.forward_alternatives(x, prefix, own_bias, memory.block(at), context);
+                for at in block + 1..self.decoder.blocks.len() {
+                    x = self.run_alternatives(answer, at, x, context);
                 }
                 self.head(self.decoder.finish(x, context), context)
             }
@@ -310,30 +290,25 @@ impl BlockTaps for T5ForConditionalGeneration {
             }
         };
         let vocabulary = self.vocabulary();
-        self.target_probability(logits.reshape([rows, variants, vocabulary]), &trace.targets)
+        target_probability(logits.reshape([rows, variants, vocabulary]), &trace.targets)
     }
-}
 
-/// The first `keep` columns of a row-major `[rows, width]` array.
-fn leading_columns(values: &[i64], width: usize, keep: usize) -> Vec<i64> {
-    values
-        .chunks(width)
-        .flat_map(|row| &row[..keep])
-        .copied()
-        .collect()
-}
-
-/// Row b's position `positions[b]` of `x: [rows, length, width]`, as `[rows, 1, width]`.
-fn pick_position(x: Tensor<3>, positions: &[i64]) -> Tensor<3> {
-    let [rows, length, width] = x.dims();
-    let index: Vec<i64> = positions
-        .iter()
-        .enumerate()
-        .map(|(row, at)| (row * length) as i64 + at)
-        .collect();
-    let device = x.device().without_autodiff();
-    let index = Tensor::<1, Int>::from_ints(index.as_slice(), &device);
-    x.reshape([rows * length, width])
-        .select(0, index)
-        .reshape([rows, 1, width])
+    fn joint_probabilities(
+        &self,
+        trace: &T5Trace,
+        patched: &[Tensor<4>],
+    ) -> Option<Vec<Tensor<2>>> {
+        let Traced::Answer(answer) = &trace.point else {
+            return None;
+        };
+        let context = &trace.context;
+        join_paths(
+            patched,
+            |at, x| self.run_alternatives(answer, at, x, context),
+            |x| {
+                let logits = self.head(self.decoder.finish(x, context), context);
+                target_probability(logits, &trace.targets)
+            },
+        )
+    }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use aso_attribution::{Attributor, Preset};
-use aso_backbones::{Backbone, BackboneError, NamedTensor, StorageDtype, TokenBatch, checkpoint};
+use aso_backbones::{Backbone, BackboneError, FloatDtype, NamedTensor, TokenBatch, checkpoint};
 use aso_lora::{AdapterHost, ForwardContext};
 use aso_losses::{
     OrthogonalityPenalty, SequenceCrossEntropy, SoftWeight, SubspacePair, norm_penalty,
@@ -28,7 +28,8 @@ pub(crate) fn run(args: &ProbeArgs, device: &Device) -> anyhow::Result<ExitCode>
         Err(error @ BackboneError::Json { .. }) => return Err(error.into()),
         parsed => parsed.with_context(in_batch)?,
     };
-    let (mut model, fingerprint) = load_backbone(&args.model, device)?;
+    let (mut model, fingerprint) = load_backbone(&args.model, args.dtype.into(), device)?;
+    batch.check_kind(model.kind()).with_context(in_batch)?;
     batch
         .check_vocabulary(model.vocabulary())
         .with_context(in_batch)?;
@@ -58,7 +59,7 @@ pub(crate) fn run(args: &ProbeArgs, device: &Device) -> anyhow::Result<ExitCode>
     }
     penalties(&model, &mut tensors);
     attribution(args, &model, &batch, &mut tensors)?;
-    let bytes = checkpoint::serialize(tensors, StorageDtype::F32)?;
+    let bytes = checkpoint::serialize(tensors, FloatDtype::F32)?;
     atomic_write(&args.out, &bytes)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -135,14 +136,7 @@ fn attribution<M: Backbone>(
 }
 
 fn push<const D: usize>(tensors: &mut Vec<NamedTensor>, name: &str, tensor: Tensor<D>) {
-    let tensor = tensor.without_autodiff();
-    let shape = tensor.dims().to_vec();
-    let values = tensor.into_data().iter::<f32>().collect();
-    tensors.push(NamedTensor {
-        name: name.to_owned(),
-        shape,
-        values,
-    });
+    tensors.push(NamedTensor::new(name, tensor));
 }
 
 fn push_values(tensors: &mut Vec<NamedTensor>, name: &str, values: Vec<f32>) {

@@ -105,7 +105,7 @@ impl RunConfig {
 /// Reads `lora.target_modules` without losing the place of an error, which an untagged enum would.
 pub(super) fn target_modules<'de, D: Deserializer<'de>>(
     deserializer: D,
-) -> Result<TargetModules, D::Error> {
+) -> Result<Option<TargetModules>, D::Error> {
     struct Names;
 
     impl<'de> Visitor<'de> for Names {
@@ -132,7 +132,7 @@ pub(super) fn target_modules<'de, D: Deserializer<'de>>(
         }
     }
 
-    deserializer.deserialize_any(Names)
+    deserializer.deserialize_any(Names).map(Some)
 }
 
 /// Deserialises with the path of a wrong value and of unknown keys; `origin` finds the place of a
@@ -398,7 +398,7 @@ mod tests {
         assert_eq!(config.lora.alpha, 16.0);
         assert_eq!(
             config.lora.target_modules,
-            TargetModules::Pattern("all-linear".into())
+            Some(TargetModules::Pattern("all-linear".into()))
         );
         assert_eq!(config.data.format, DataFormat::ClBenchmark);
         assert_eq!(config.data.path.as_deref(), Some(Path::new("/data")));
@@ -654,7 +654,7 @@ mod tests {
             ..TaskOverride::default()
         };
         config.stream.overrides.insert("a.b".into(), own);
-        config.lora.target_modules = TargetModules::Pattern("all-linear".into());
+        config.lora.target_modules = Some(TargetModules::Pattern("all-linear".into()));
         config.eval.tasks = EvalTasks::SeenNext;
         assert_eq!(parse(&config.to_toml().unwrap(), &[]).unwrap(), config);
     }

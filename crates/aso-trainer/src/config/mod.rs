@@ -14,6 +14,7 @@ mod validate;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use aso_backbones::FloatDtype;
 use aso_lora::{LoraConfig, TargetModules};
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,9 @@ settings! {
         /// Folder of a Hugging Face checkpoint (`config.json`, `model.safetensors` or shards,
         /// `tokenizer.json`), or "embedded:demo" for the built-in model.
         pub path: String = EMBEDDED_MODEL.to_owned(),
+        /// Element type in which the backbone's matrices are kept and multiplied: "f32", "bf16" or
+        /// "f16". Subspaces, norms, softmax and the optimizer are f32 in any case.
+        pub dtype: FloatDtype = FloatDtype::F32,
         /// Dropout of the backbone while training, 0 <= p < 1. Unset: as `config.json` says.
         #[sample = "0.1"]
         pub dropout: Option<f64> = None,
@@ -69,9 +73,11 @@ settings! {
         pub alpha: f64 = 32.0,
         /// Dropout on the input of the active subspace, 0 <= p < 1.
         pub dropout: f64 = 0.1,
-        /// The adapted layers: a list of names, as in PEFT, or "all-linear".
+        /// The adapted layers: a list of names, as in PEFT, or "all-linear". Unset: the query and
+        /// value projections of the model, ["q", "v"] or ["q_proj", "v_proj"].
+        #[sample = "\"all-linear\""]
         #[serde(deserialize_with = "load::target_modules")]
-        pub target_modules: TargetModules = TargetModules::default(),
+        pub target_modules: Option<TargetModules> = None,
         /// How the frozen subspaces run: "folded" into the base weights (step time independent of
         /// the number of tasks) or as a "stack" beside them. Both give the same outputs.
         pub frozen: FrozenMode = FrozenMode::Folded,
@@ -370,6 +376,7 @@ impl EvalTasks {
 }
 
 plain!(
+    FloatDtype,
     FrozenMode,
     DataFormat,
     EvalSplit,
@@ -457,13 +464,13 @@ impl ModelSettings {
 }
 
 impl LoraSettings {
-    /// Shape, scale and targets of a new subspace.
-    pub fn to_lora_config(&self) -> LoraConfig {
+    /// Shape, scale and targets of a new subspace; `targets` are the model's own.
+    pub fn to_lora_config(&self, targets: TargetModules) -> LoraConfig {
         LoraConfig {
             rank: self.rank,
             alpha: self.alpha,
             dropout: self.dropout,
-            target_modules: self.target_modules.clone(),
+            target_modules: self.target_modules.clone().unwrap_or(targets),
         }
     }
 }
@@ -522,7 +529,7 @@ mod tests {
             lambda2: 0.0,
         };
         assert_eq!(settings, expected);
-        let lora = config.lora.to_lora_config();
+        let lora = config.lora.to_lora_config(TargetModules::default());
         assert_eq!((lora.rank, lora.alpha, lora.dropout), (8, 32.0, 0.1));
         assert_eq!(config.model.source(), ModelSource::Embedded("demo"));
         let train = &config.train;

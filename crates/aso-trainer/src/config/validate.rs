@@ -156,17 +156,15 @@ fn lora(config: &RunConfig) -> Result<(), Violation> {
     )?;
     within("lora.dropout", lora.dropout, 0.0..1.0, PROBABILITY)?;
     match &lora.target_modules {
-        TargetModules::Names(names) if names.is_empty() => Err(Violation::new(
+        Some(TargetModules::Names(names)) if names.is_empty() => Err(Violation::new(
             "lora.target_modules",
             "at least one name",
             "an empty list",
         )),
-        TargetModules::Names(names) if names.iter().any(String::is_empty) => Err(Violation::new(
-            "lora.target_modules",
-            "names of layers",
-            "an empty name",
-        )),
-        TargetModules::Pattern(pattern) if pattern != TargetModules::ALL_LINEAR => {
+        Some(TargetModules::Names(names)) if names.iter().any(String::is_empty) => Err(
+            Violation::new("lora.target_modules", "names of layers", "an empty name"),
+        ),
+        Some(TargetModules::Pattern(pattern)) if pattern != TargetModules::ALL_LINEAR => {
             let expected = format!("a list of names, or \"{}\"", TargetModules::ALL_LINEAR);
             Err(Violation::new(
                 "lora.target_modules",

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use aso_backbones::t5::{HfT5Config, RandomInit, T5Config, T5ForConditionalGeneration};
 use aso_backbones::{
-    Backbone, BackboneError, GenerationConfig, StorageDtype, TokenBatch, checkpoint,
+    Backbone, BackboneError, FloatDtype, GenerationConfig, RowControl, TokenBatch, checkpoint,
 };
 use aso_data::synthetic::{instruction_items, pretraining_text};
 use aso_data::{
@@ -168,7 +168,8 @@ pub fn pretrain(
     let init = RandomInit::new(resolved.clone(), tied, config.seed)
         .with_embedding_std(config.embedding_std);
     let mut model =
-        T5ForConditionalGeneration::from_source(resolved, &init, device)?.map(&mut MakeTrainable);
+        T5ForConditionalGeneration::from_source(resolved, &init, FloatDtype::F32, device)?
+            .map(&mut MakeTrainable);
     // Updates are scaled by each parameter's root mean square: with Adam's uniform steps, embeddings
     // of unit variance hardly move while small projections jump.
     let mut optimizer = AdafactorConfig::new().with_relative_step(false).init();
@@ -195,7 +196,7 @@ pub fn pretrain(
     Ok(Pretrained {
         config: hf,
         tokenizer: tokenizer_json,
-        weights: checkpoint::serialize(model.named_parameters(), StorageDtype::F16)?,
+        weights: checkpoint::serialize(model.named_parameters(), FloatDtype::F16)?,
     })
 }
 
@@ -330,11 +331,16 @@ pub fn instruction_accuracy(
 ) -> Result<BTreeMap<String, f64>, PretrainError> {
     let items: Vec<Example> = instruction_items(seed).take(count).collect();
     let encoded = encoder(tokenizer)?.encode_all("instruction items", &items)?;
-    let generation = GenerationConfig { max_new_tokens: 4 };
+    let generation = GenerationConfig::greedy(4);
     let mut kinds = BTreeMap::<String, (usize, usize)>::new();
     for (items, rows) in items.chunks(100).zip(encoded.chunks(100)) {
         let batch = token_batch(&rows.iter().collect::<Vec<_>>(), tokenizer)?;
-        let answers = model.generate(&batch, &generation, &ForwardContext::inference());
+        let answers = model.generate(
+            &batch,
+            &generation,
+            RowControl::default(),
+            &ForwardContext::inference(),
+        );
         for (item, answer) in items.iter().zip(answers) {
             let prompt = item.prompt();
             let kind = prompt.split(':').next().unwrap_or_default();

@@ -1,0 +1,131 @@
+//! Pieces that every backbone is made of.
+
+use aso_lora::ForwardContext;
+use burn::module::{Module, Param};
+use burn::tensor::activation::softmax;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+/// Root-mean-square norm (Zhang & Sennrich 2019), `y = weight * x / sqrt(mean(x^2) + epsilon)`: no mean, no
+/// bias. T5's and LLaMA's.
+#[derive(Module, Debug)]
+pub(crate) struct RmsNorm {
+    /// `[d_model]`.
+    pub(crate) weight: Param<Tensor<1>>,
+    #[module(skip)]
+    pub(crate) epsilon: f64,
+    /// Name of the weight in the checkpoint.
+    #[module(skip)]
+    pub(crate) name: String,
+}
+
+impl RmsNorm {
+    /// `x: [.., d_model]`, same shape out.
+    pub(crate) fn forward<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        context: &ForwardContext,
+    ) -> Tensor<D> {
+        let rms = (x.clone().square().mean_dim(D - 1) + self.epsilon).sqrt();
+        x / rms * context.value(&self.weight).unsqueeze()
+    }
+}
+
+/// Keys and values, each `[rows, heads, keys, d_head]`.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyValue {
+    pub(crate) key: Tensor<4>,
+    pub(crate) value: Tensor<4>,
+}
+
+impl KeyValue {
+    /// Appends positions.
+    pub(crate) fn append(&self, next: Self) -> Self {
+        Self {
+            key: Tensor::cat(vec![self.key.clone(), next.key], 2),
+            value: Tensor::cat(vec![self.value.clone(), next.value], 2),
+        }
+    }
+}
+
+/// Looks up ids, `[rows * length]` row-major, in an embedding `[vocabulary, d_model]` of any type; f32
+/// `[rows, length, d_model]` out.
+pub(crate) fn embed(
+    embedding: &Param<Tensor<2>>,
+    ids: &[i64],
+    rows: usize,
+    context: &ForwardContext,
+) -> Tensor<3> {
+    let embedding = context.value(embedding);
+    let device = embedding.device().without_autodiff();
+    let [_, width] = embedding.dims();
+    let index = Tensor::<1, Int>::from_data(TensorData::new(ids.to_vec(), [ids.len()]), &device);
+    embedding
+        .select(0, index)
+        .cast(DType::F32)
+        .reshape([rows, ids.len() / rows, width])
+}
+
+/// `[rows, ..] -> [rows * times, ..]`, copies of a row next to one another.
+pub(crate) fn repeat_rows<const D: usize>(x: Tensor<D>, times: usize) -> Tensor<D> {
+    if times == 1 {
+        return x;
+    }
+    let rows = x.dims()[0] as i64;
+    let index: Vec<i64> = (0..rows)
+        .flat_map(|row| std::iter::repeat_n(row, times))
+        .collect();
+    let device = x.device().without_autodiff();
+    x.select(0, Tensor::<1, Int>::from_ints(index.as_slice(), &device))
+}
+
+/// Row b's position `positions[b]` of `x: [rows, length, width]`, as `[rows, 1, width]`.
+pub(crate) fn pick_position(x: Tensor<3>, positions: &[i64]) -> Tensor<3> {
+    let [rows, length, width] = x.dims();
+    let index: Vec<i64> = positions
+        .iter()
+        .enumerate()
+        .map(|(row, at)| (row * length) as i64 + at)
+        .collect();
+    let device = x.device().without_autodiff();
+    let index = Tensor::<1, Int>::from_ints(index.as_slice(), &device);
+    x.reshape([rows * length, width])
+        .select(0, index)
+        .reshape([rows, 1, width])
+}
+
+/// The first `keep` columns of a row-major `[rows, width]` array.
+pub(crate) fn leading_columns(values: &[i64], width: usize, keep: usize) -> Vec<i64> {
+    values
+        .chunks(width)
+        .flat_map(|row| &row[..keep])
+        .copied()
+        .collect()
+}
+
+/// Probability of the target of each row under logits `[rows, variants, vocabulary]`: `[rows, variants]`.
+pub(crate) fn target_probability(logits: Tensor<3>, targets: &[i64]) -> Tensor<2> {
+    let [rows, variants, _] = logits.dims();
+    let index: Vec<i64> = targets
+        .iter()
+        .flat_map(|target| std::iter::repeat_n(*target, variants))
+        .collect();
+    let device = logits.device().without_autodiff();
+    let index = Tensor::<3, Int>::from_data(TensorData::new(index, [rows, variants, 1]), &device);
+    softmax(logits, 2)
+        .gather(2, index)
+        .reshape([rows, variants])
+}
+
+/// An additive mask of the given shape, row-major: 0 where `visible` says so, else the lowest finite number.
+///
+/// Finite, so that a row that is masked everywhere gives a uniform distribution instead of NaN.
+pub(crate) fn additive_mask(
+    visible: impl Iterator<Item = bool>,
+    shape: [usize; 4],
+    device: &Device,
+) -> Tensor<4> {
+    let values: Vec<f32> = visible
+        .map(|visible| if visible { 0.0 } else { f32::MIN })
+        .collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
