@@ -10,14 +10,27 @@ use std::path::{Path, PathBuf};
 use aso_tests::{fixture, root};
 use common::{fail, text};
 
+/// A model of either family and one of its tensors, which is not square.
+const MODELS: [(&str, &str); 2] = [
+    ("t5/v1_1", "encoder.block.0.layer.0.SelfAttention.q.weight"),
+    (
+        "llama/llama_gqa_llama3",
+        "model.layers.0.mlp.down_proj.weight",
+    ),
+];
+
 /// A writable copy of a fixture model.
-fn model(dir: &Path) -> PathBuf {
+fn copy_of(model: &str, dir: &Path) -> PathBuf {
     let copy = dir.join("model");
     fs::create_dir(&copy).unwrap();
     for file in ["config.json", "model.safetensors"] {
-        fs::copy(fixture("t5/v1_1").join(file), copy.join(file)).unwrap();
+        fs::copy(fixture(model).join(file), copy.join(file)).unwrap();
     }
     copy
+}
+
+fn model(dir: &Path) -> PathBuf {
+    copy_of("t5/v1_1", dir)
 }
 
 fn probe(model: &Path, batch: &Path, parts: &[&str]) {
@@ -52,8 +65,6 @@ fn edit_header(path: &Path, edit: impl Fn(&mut serde_json::Value)) {
     fs::write(path, edited).unwrap();
 }
 
-const TENSOR: &str = "encoder.block.0.layer.0.SelfAttention.q.weight";
-
 #[test]
 fn missing_model_files() {
     let dir = tempfile::tempdir().unwrap();
@@ -75,31 +86,35 @@ fn missing_model_files() {
 
 #[test]
 fn tensors_that_do_not_fit() {
+    MODELS.into_iter().for_each(check_tensors);
+}
+
+fn check_tensors((model, tensor): (&str, &str)) {
     let dir = tempfile::tempdir().unwrap();
-    let copy = model(dir.path());
+    let copy = copy_of(model, dir.path());
+    let batch = || fixture(&format!("{model}/batch.json"));
     let weights = copy.join("model.safetensors");
     let original = fs::read(&weights).unwrap();
     edit_header(&weights, |header| {
-        let shape = header[TENSOR]["shape"].as_array_mut().unwrap();
+        let shape = header[tensor]["shape"].as_array_mut().unwrap();
         shape.reverse();
     });
     probe(
         &copy,
         &batch(),
-        &["model.safetensors", TENSOR, "shape", "expected"],
+        &["model.safetensors", tensor, "shape", "expected"],
     );
 
     fs::write(&weights, &original).unwrap();
     edit_header(&weights, |header| {
-        let tensor = header.as_object_mut().unwrap().remove(TENSOR).unwrap();
-        header["surplus.weight"] = tensor;
+        let moved = header.as_object_mut().unwrap().remove(tensor).unwrap();
+        header["surplus.weight"] = moved;
     });
-    probe(&copy, &batch(), &[TENSOR, "missing"]);
+    probe(&copy, &batch(), &[tensor, "missing"]);
 
     fs::write(&weights, &original).unwrap();
     edit_header(&weights, |header| {
-        let tensor = header[TENSOR].clone();
-        let end = tensor["data_offsets"][1].as_u64().unwrap();
+        let end = header[tensor]["data_offsets"][1].as_u64().unwrap();
         header["surplus.weight"] = serde_json::json!(
             {"dtype": "F32", "shape": [0], "data_offsets": [end, end]}
         );
@@ -107,14 +122,19 @@ fn tensors_that_do_not_fit() {
     probe(&copy, &batch(), &["surplus.weight"]);
 
     fs::write(&weights, &original).unwrap();
-    edit_header(&weights, |header| header[TENSOR]["dtype"] = "I32".into());
-    probe(&copy, &batch(), &[TENSOR, "I32", "F32"]);
+    edit_header(&weights, |header| header[tensor]["dtype"] = "I32".into());
+    probe(&copy, &batch(), &[tensor, "I32", "F32"]);
 }
 
 #[test]
 fn damaged_weight_files() {
+    MODELS.into_iter().for_each(check_damage);
+}
+
+fn check_damage((model, _): (&str, &str)) {
     let dir = tempfile::tempdir().unwrap();
-    let copy = model(dir.path());
+    let copy = copy_of(model, dir.path());
+    let batch = || fixture(&format!("{model}/batch.json"));
     let weights = copy.join("model.safetensors");
     let original = fs::read(&weights).unwrap();
     fs::write(&weights, &original[..original.len() - 5]).unwrap();
@@ -153,8 +173,101 @@ fn configurations_of_other_models() {
     );
     fs::write(&config, "{").unwrap();
     probe(&copy, &batch(), &["config.json", "JSON"]);
-    fs::write(&config, r#"{"d_model": "wide"}"#).unwrap();
-    probe(&copy, &batch(), &["config.json", "wide"]);
+    fs::write(&config, r#"{"d_model": 16}"#).unwrap();
+    probe(&copy, &batch(), &["config.json", "model_type"]);
+    for model in ["t5", "llama"] {
+        let wide = r#"{"model_type": "MODEL", "d_model": "wide", "hidden_size": "wide"}"#;
+        fs::write(&config, wide.replace("MODEL", model)).unwrap();
+        probe(&copy, &batch(), &["config.json", "wide"]);
+    }
+}
+
+#[test]
+fn llama_configurations_that_are_not_supported() {
+    let model = "llama/llama_gqa_llama3";
+    let dir = tempfile::tempdir().unwrap();
+    let copy = copy_of(model, dir.path());
+    let batch = fixture(&format!("{model}/batch.json"));
+    let config = copy.join("config.json");
+    let original: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    let check = |key: &str, value: serde_json::Value, parts: &[&str]| {
+        let mut edited = original.clone();
+        edited[key] = value;
+        fs::write(&config, edited.to_string()).unwrap();
+        probe(&copy, &batch, &[&["config.json", key], parts].concat());
+    };
+    use serde_json::json;
+    check("model_type", json!("mixtral"), &["mixtral", "mistral"]);
+    check("model_type", json!("qwen2_moe"), &["qwen2_moe", "qwen2"]);
+    check(
+        "rope_parameters",
+        json!({"rope_type": "yarn", "factor": 2.0}),
+        &["yarn", "llama3"],
+    );
+    check(
+        "rope_parameters",
+        json!({"rope_type": "llama3"}),
+        &["factor"],
+    );
+    check("hidden_act", json!("gelu"), &["gelu", "silu"]);
+    check("num_key_value_heads", json!(4), &["divisor"]);
+    check(
+        "quantization_config",
+        json!({"quant_method": "gptq"}),
+        &["quantisation"],
+    );
+    // Sizes that do not belong to the weights.
+    let mut edited = original.clone();
+    edited["intermediate_size"] = json!(7);
+    fs::write(&config, edited.to_string()).unwrap();
+    probe(
+        &copy,
+        &batch,
+        &["model.layers.0.mlp.gate_proj.weight", "shape", "7"],
+    );
+    edited = original.clone();
+    edited["attention_bias"] = json!(true);
+    fs::write(&config, edited.to_string()).unwrap();
+    probe(
+        &copy,
+        &batch,
+        &["model.layers.0.self_attn.q_proj.bias", "missing"],
+    );
+    fs::write(&config, original.to_string()).unwrap();
+    fs::write(
+        copy.join("generation_config.json"),
+        r#"{"eos_token_id": [2, 4000]}"#,
+    )
+    .unwrap();
+    probe(
+        &copy,
+        &batch,
+        &["generation_config.json", "eos_token_id", "4000"],
+    );
+}
+
+#[test]
+fn shards_that_are_missing() {
+    let model = "llama/llama_bf16_sharded";
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("model");
+    fs::create_dir(&copy).unwrap();
+    let index = "model.safetensors.index.json";
+    let shards = [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ];
+    for file in ["config.json", index, shards[0], shards[1]] {
+        fs::copy(fixture(model).join(file), copy.join(file)).unwrap();
+    }
+    let batch = fixture(&format!("{model}/batch.json"));
+    let stored = fs::read_to_string(copy.join(index)).unwrap();
+    let swapped = stored.replacen(shards[0], shards[1], 1);
+    fs::write(copy.join(index), swapped).unwrap();
+    probe(&copy, &batch, &[index, shards[1], "does not hold it"]);
+    fs::write(copy.join(index), stored).unwrap();
+    fs::remove_file(copy.join(shards[1])).unwrap();
+    probe(&copy, &batch, &[shards[1]]);
 }
 
 #[test]
@@ -195,6 +308,30 @@ fn batches_that_do_not_fit() {
         &["labels"],
     );
     probe(r#"{"input_ids": [[5,"#, &["line 1"]);
+    let model = fixture("llama/llama_mha_tied");
+    fs::write(
+        &path,
+        format!(r#"{{"input_ids": [[5, 6]], {mask}, "labels": [[3]]}}"#),
+    )
+    .unwrap();
+    let arguments = [
+        "probe",
+        "--model",
+        text(&model),
+        "--batch",
+        text(&path),
+        "--out",
+        text(&out),
+    ];
+    fail(
+        &arguments,
+        &[
+            "batch.json",
+            "labels",
+            "2 columns as in `input_ids`",
+            "1 columns",
+        ],
+    );
 }
 
 #[test]
@@ -380,6 +517,14 @@ fn malformed_configurations() {
     );
     check("[stream]\ntasks = [\"no-such-task\"]\n", &["no-such-task"]);
     check("[model]\npath = \"nowhere\"\n", &["nowhere", "config.json"]);
+    check(
+        "[model]\nchat_template = \"{{ x\"\n",
+        &["model.chat_template", "encoder-decoder"],
+    );
+    check(
+        "[model]\ndtype = \"int4\"\n",
+        &["model.dtype", "int4", "bf16"],
+    );
     check(
         "[lora]\ntarget_modules = [\"w\"]\n[data]\nmax_train = 2\nmax_eval = 2\n[eval]\nzero_shot = false\n",
         &["target modules", "\"w\"", "wo"],

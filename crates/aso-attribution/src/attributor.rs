@@ -36,6 +36,9 @@ impl TapChoice {
     }
 }
 
+const NO_ENCODER: &str =
+    "a causal model has no encoder; use preset `aso` with `attribution.stack` unset or \"decoder\"";
+
 /// Scores of current and previous model, and what follows from them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measurement {
@@ -93,6 +96,26 @@ impl Attributor {
                 zero_non_finite: true,
             },
         }
+    }
+
+    /// Whether the model has what is to be tapped.
+    ///
+    /// # Errors
+    /// [`BackboneError::Tap`] for taps of an encoder, preset `reference` among them, on a model without
+    /// one.
+    pub fn check<M: BlockTaps>(&self, model: &M) -> Result<(), BackboneError> {
+        let (point, reason) = match self.taps {
+            TapChoice::One(TapPoint::Encoder) => ("encoder blocks", NO_ENCODER),
+            TapChoice::One(TapPoint::EncoderReadout) => {
+                ("encoder readout (preset `reference`)", NO_ENCODER)
+            }
+            TapChoice::One(TapPoint::Answer) | TapChoice::Both => return Ok(()),
+        };
+        if self.tapped_blocks(model) > 0 {
+            return Ok(());
+        }
+        let reason = reason.to_owned();
+        Err(BackboneError::Tap { point, reason })
     }
 
     /// Number of blocks that a measurement reports.

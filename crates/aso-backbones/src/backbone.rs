@@ -28,14 +28,14 @@ impl ModelKind {
 }
 
 /// The ids that a model gives a special meaning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecialTokens {
     /// First token of every sequence, if the model has one.
     pub bos: Option<u32>,
     /// Padding; masked, so any id would do.
     pub pad: u32,
-    /// Last token of every answer.
-    pub eos: Option<u32>,
+    /// The tokens that end generation; the first one ends answers in training.
+    pub ends: Vec<u32>,
 }
 
 /// A language model that carries subspaces and can be tapped.

@@ -110,6 +110,16 @@ pub enum BackboneError {
         /// What the file says.
         found: String,
     },
+    /// A setting of generation makes no sense.
+    #[error("generation: `{key}` is {found}; expected {expected}")]
+    Generation {
+        /// The setting.
+        key: &'static str,
+        /// What is accepted.
+        expected: &'static str,
+        /// What was given.
+        found: String,
+    },
     /// The device cannot compute in the wanted element type.
     #[error("the device does not support {dtype}; expected `dtype` f32")]
     Precision {

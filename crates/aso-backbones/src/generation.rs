@@ -107,20 +107,28 @@ impl GenerationConfig {
     /// Checks the ranges.
     ///
     /// # Errors
-    /// The key, what is expected and what was found.
-    pub fn validate(&self) -> Result<(), (&'static str, &'static str, String)> {
-        if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
-            let found = self.repetition_penalty.to_string();
-            return Err(("repetition_penalty", "a positive number", found));
-        }
-        if let Decoding::Sample(sampling) = self.decoding {
-            if !(sampling.temperature.is_finite() && sampling.temperature > 0.0) {
-                let found = sampling.temperature.to_string();
-                return Err(("temperature", "a positive number", found));
-            }
-            if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
-                return Err(("top_p", "a number in (0, 1]", sampling.top_p.to_string()));
-            }
+    /// [`BackboneError::Generation`] names the key, what is expected and what was found.
+    pub fn validate(&self) -> Result<(), BackboneError> {
+        let check = |key, value: f64, valid: bool, expected| match valid {
+            true => Ok(()),
+            false => Err(BackboneError::Generation {
+                key,
+                expected,
+                found: value.to_string(),
+            }),
+        };
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let penalty = self.repetition_penalty;
+        let valid = positive(penalty);
+        check("repetition_penalty", penalty, valid, "a positive number")?;
+        if let Decoding::Sample(Sampling {
+            temperature, top_p, ..
+        }) = self.decoding
+        {
+            let valid = positive(temperature);
+            check("temperature", temperature, valid, "a positive number")?;
+            let valid = top_p > 0.0 && top_p <= 1.0;
+            check("top_p", top_p, valid, "a number in (0, 1]")?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use aso_backbones::FloatDtype;
+use aso_backbones::{Decoding, FloatDtype, GenerationConfig, Sampling};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceName;
@@ -201,6 +201,62 @@ pub(crate) struct PredictArgs {
     /// Longest answer in tokens
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(crate) max_new_tokens: usize,
+    /// Element type of the backbone's matrices
+    #[arg(long, value_enum, default_value_t = DtypeArg::F32)]
+    pub(crate) dtype: DtypeArg,
+    /// Jinja chat template for a causal model's prompts, or "checkpoint" for the one in the model folder
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(crate) chat_template: Option<String>,
+    #[command(flatten)]
+    pub(crate) generation: GenerationArgs,
+}
+
+/// How `aso predict` chooses tokens: greedily, unless one of the sampling options is given.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Generation")]
+pub(crate) struct GenerationArgs {
+    /// Sample, with logits divided by T
+    #[arg(long, value_name = "T")]
+    pub(crate) temperature: Option<f64>,
+    /// Sample among the K most likely tokens
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Sample among the most likely tokens that together reach probability P
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Seed of sampling
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Divides the logits of tokens that occurred already; 1 is off
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(crate) repetition_penalty: f64,
+    /// End an answer before this string; may be repeated
+    #[arg(long, value_name = "STRING")]
+    pub(crate) stop: Vec<String>,
+}
+
+impl GenerationArgs {
+    /// The settings, checked.
+    pub(crate) fn config(&self, max_new_tokens: usize) -> anyhow::Result<GenerationConfig> {
+        let greedy = (self.temperature, self.top_k, self.top_p) == (None, None, None);
+        let defaults = Sampling::default();
+        let sampling = Sampling {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            seed: self.seed,
+        };
+        let config = GenerationConfig {
+            max_new_tokens,
+            decoding: match greedy {
+                true => Decoding::Greedy,
+                false => Decoding::Sample(sampling),
+            },
+            repetition_penalty: self.repetition_penalty,
+        };
+        config.validate()?;
+        Ok(config)
+    }
 }
 
 #[derive(Debug, Args)]

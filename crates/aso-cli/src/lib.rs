@@ -29,7 +29,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            anstream::eprintln!("error: {error:#}");
+            anstream::eprintln!("error: {}", chain(&error));
             ExitCode::from(2)
         }
     }
@@ -48,6 +48,18 @@ fn run(cli: Cli, terminal: Terminal) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The error and its causes on one line. A cause that its error already spells out is not repeated.
+fn chain(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !line.ends_with(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}
+
 /// A reader that closed the pipe (`aso .. | head`) is no error.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
@@ -55,4 +67,25 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
             .downcast_ref::<std::io::Error>()
             .is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn causes_are_not_repeated() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("file: {source}")]
+        struct File {
+            source: std::fmt::Error,
+        }
+        let source = std::fmt::Error;
+        let error = Err::<(), _>(File { source })
+            .context("loading")
+            .unwrap_err();
+        assert_eq!(chain(&error), format!("loading: file: {}", std::fmt::Error));
+    }
 }

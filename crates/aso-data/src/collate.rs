@@ -7,26 +7,29 @@ use crate::encode::EncodedExample;
 /// The label of positions that the loss leaves out.
 pub const IGNORED_LABEL: i64 = -100;
 
-/// A padded batch for an encoder-decoder; every matrix is row-major.
+/// A padded batch; every matrix is row-major.
+///
+/// Encoder-decoder: sources and targets, padded on the right. Causal: whole sequences padded on the left, and
+/// labels that lie at the position of their own token, so that `target_len` equals `source_len`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seq2SeqBatch {
+pub struct PaddedBatch {
     /// Number of examples.
     pub rows: usize,
-    /// Length of the longest source.
+    /// Length of the longest input.
     pub source_len: usize,
-    /// Length of the longest target.
+    /// Length of the longest row of labels.
     pub target_len: usize,
-    /// Source ids, `[rows, source_len]`, padded on the right with the padding id.
+    /// Input ids, `[rows, source_len]`, padded with the padding id.
     pub input_ids: Vec<i64>,
     /// 1 for tokens and 0 for padding, `[rows, source_len]`.
     pub attention_mask: Vec<i64>,
-    /// Target ids, `[rows, target_len]`, padded on the right with [`IGNORED_LABEL`].
+    /// Target ids, `[rows, target_len]`; [`IGNORED_LABEL`] where nothing is to be predicted.
     pub labels: Vec<i64>,
 }
 
-/// A [`Seq2SeqBatch`] on a device.
+/// A [`PaddedBatch`] on a device.
 #[derive(Debug, Clone)]
-pub struct Seq2SeqTensors {
+pub struct BatchTensors {
     /// Source ids, `[rows, source_len]`.
     pub input_ids: Tensor<2, Int>,
     /// 1 for tokens and 0 for padding, `[rows, source_len]`.
@@ -38,7 +41,7 @@ pub struct Seq2SeqTensors {
 /// Pads examples to the longest source and the longest target among them.
 ///
 /// No examples make a batch of zero rows, which has no tensors worth computing with.
-pub fn collate_seq2seq(examples: &[&EncodedExample], pad_id: u32) -> Seq2SeqBatch {
+pub fn collate_seq2seq(examples: &[&EncodedExample], pad_id: u32) -> PaddedBatch {
     let longest = |length: fn(&EncodedExample) -> usize| {
         examples
             .iter()
@@ -48,7 +51,7 @@ pub fn collate_seq2seq(examples: &[&EncodedExample], pad_id: u32) -> Seq2SeqBatc
     };
     let source_len = longest(|example| example.source.len());
     let target_len = longest(|example| example.target.len());
-    let mut batch = Seq2SeqBatch {
+    let mut batch = PaddedBatch {
         rows: examples.len(),
         source_len,
         target_len,
@@ -77,14 +80,63 @@ pub fn collate_seq2seq(examples: &[&EncodedExample], pad_id: u32) -> Seq2SeqBatc
     batch
 }
 
-impl Seq2SeqBatch {
+/// Joins the source and target of each example to one sequence, padded on the left to the longest: what a
+/// causal model is trained on. The source carries no labels.
+pub fn collate_causal(examples: &[&EncodedExample], pad_id: u32) -> PaddedBatch {
+    let rows = examples.iter().map(|example| {
+        let labelled = example.target.iter().map(|&id| (id, i64::from(id)));
+        let source = example.source.iter().map(|&id| (id, IGNORED_LABEL));
+        source.chain(labelled).collect()
+    });
+    left_padded(rows.collect(), pad_id)
+}
+
+/// The sources alone, padded on the left to the longest and without labels: what a causal model continues.
+pub fn collate_prompts(examples: &[&EncodedExample], pad_id: u32) -> PaddedBatch {
+    let rows = examples.iter().map(|example| {
+        example
+            .source
+            .iter()
+            .map(|&id| (id, IGNORED_LABEL))
+            .collect()
+    });
+    left_padded(rows.collect(), pad_id)
+}
+
+/// Rows of ids and labels, padded on the left.
+fn left_padded(rows: Vec<Vec<(u32, i64)>>, pad_id: u32) -> PaddedBatch {
+    let length = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let mut batch = PaddedBatch {
+        rows: rows.len(),
+        source_len: length,
+        target_len: length,
+        input_ids: Vec::with_capacity(rows.len() * length),
+        attention_mask: Vec::with_capacity(rows.len() * length),
+        labels: Vec::with_capacity(rows.len() * length),
+    };
+    for row in rows {
+        let padding = length - row.len();
+        let pad = |value| std::iter::repeat_n(value, padding);
+        batch.input_ids.extend(pad(i64::from(pad_id)));
+        batch
+            .input_ids
+            .extend(row.iter().map(|(id, _)| i64::from(*id)));
+        batch.attention_mask.extend(pad(0));
+        batch.attention_mask.extend(row.iter().map(|_| 1));
+        batch.labels.extend(pad(IGNORED_LABEL));
+        batch.labels.extend(row.iter().map(|(_, label)| *label));
+    }
+    batch
+}
+
+impl PaddedBatch {
     /// Copies the batch to a device.
-    pub fn tensors(&self, device: &Device) -> Seq2SeqTensors {
+    pub fn tensors(&self, device: &Device) -> BatchTensors {
         let matrix = |values: &[i64], columns| {
             let data = TensorData::new(values.to_vec(), [self.rows, columns]);
             Tensor::<2, Int>::from_data(data, device)
         };
-        Seq2SeqTensors {
+        BatchTensors {
             input_ids: matrix(&self.input_ids, self.source_len),
             attention_mask: matrix(&self.attention_mask, self.source_len),
             labels: matrix(&self.labels, self.target_len),
@@ -138,6 +190,23 @@ mod tests {
     }
 
     #[test]
+    fn causal_rows_end_together() {
+        let (long, short) = (example(&[1, 5, 6], &[8, 2]), example(&[1, 7], &[2]));
+        let batch = collate_causal(&[&long, &short], 0);
+        assert_eq!((batch.rows, batch.source_len, batch.target_len), (2, 5, 5));
+        assert_eq!(batch.input_ids, [1, 5, 6, 8, 2, 0, 0, 1, 7, 2]);
+        assert_eq!(batch.attention_mask, [1, 1, 1, 1, 1, 0, 0, 1, 1, 1]);
+        assert_eq!(
+            batch.labels,
+            [-100, -100, -100, 8, 2, -100, -100, -100, -100, 2]
+        );
+        let prompts = collate_prompts(&[&long, &short], 0);
+        assert_eq!(prompts.input_ids, [1, 5, 6, 0, 1, 7]);
+        assert_eq!(prompts.attention_mask, [1, 1, 1, 0, 1, 1]);
+        assert_eq!(prompts.target_tokens(), 0);
+    }
+
+    #[test]
     fn an_empty_batch_has_no_rows() {
         let batch = collate_seq2seq(&[], 0);
         assert_eq!((batch.rows, batch.source_len, batch.target_len), (0, 0, 0));
@@ -170,6 +239,17 @@ mod tests {
                     .collect();
                 prop_assert_eq!(&target, &example.target);
             }
+            let batch = collate_causal(&examples.iter().collect::<Vec<_>>(), 0);
+            for (row, example) in examples.iter().enumerate() {
+                let end = (row + 1) * batch.source_len;
+                let whole = [example.source.as_slice(), &example.target].concat();
+                let found = &batch.input_ids[end - whole.len()..end];
+                prop_assert!(found.iter().zip(&whole).all(|(a, b)| *a == i64::from(*b)));
+                let mask = &batch.attention_mask[row * batch.source_len..end];
+                prop_assert_eq!(mask.iter().sum::<i64>(), whole.len() as i64);
+            }
+            let targets: usize = examples.iter().map(|example| example.target.len()).sum();
+            prop_assert_eq!(batch.target_tokens(), targets);
         }
     }
 }

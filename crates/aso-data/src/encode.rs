@@ -19,14 +19,17 @@ pub struct TextTokenizer {
     tokenizer: Tokenizer,
     vocab_size: usize,
     pad: Option<u32>,
+    bos: Option<u32>,
     eos: Option<u32>,
     unk: Option<u32>,
+    adds_bos: bool,
 }
 
 /// A tokenised example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedExample {
-    /// The prompt, ending with the end token.
+    /// The prompt: ending with the end token for an encoder-decoder, beginning with the begin token (if the
+    /// model has one) for a causal model.
     pub source: Vec<u32>,
     /// The answer, ending with the end token.
     pub target: Vec<u32>,
@@ -56,18 +59,21 @@ pub struct Seq2SeqEncoder<'a> {
 
 /// Spellings of the special tokens, T5's and LLaMA's first.
 const PAD: &[&str] = &["<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>"];
-const EOS: &[&str] = &[
+pub(crate) const EOS: &[&str] = &[
     "</s>",
     "<eos>",
     "[EOS]",
     "<|endoftext|>",
     "<|end_of_text|>",
+    "<|eot_id|>",
+    "<|im_end|>",
     "[SEP]",
 ];
+const BOS: &[&str] = &["<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>"];
 const UNK: &[&str] = &["<unk>", "[UNK]", "<|unk|>"];
 
 /// Examples tokenised at a time, which bounds the memory that offsets take.
-const CHUNK: usize = 2048;
+pub(crate) const CHUNK: usize = 2048;
 
 impl TextTokenizer {
     /// Loads `tokenizer.json`.
@@ -123,8 +129,19 @@ impl TextTokenizer {
             });
         };
         let first = |names: &[&str]| names.iter().find_map(|name| tokenizer.token_to_id(name));
+        // What the post-processor puts in front of a text is the begin token.
+        let encode = |special| tokenizer.encode_fast("a", special);
+        let added = match (encode(true), encode(false)) {
+            (Ok(with), Ok(without)) => {
+                let first = with.get_ids().first().copied();
+                first.filter(|first| Some(first) != without.get_ids().first())
+            }
+            _ => None,
+        };
         Ok(Self {
             vocab_size: largest as usize + 1,
+            adds_bos: added.is_some(),
+            bos: added.or_else(|| first(BOS)),
             pad: own_pad
                 .and_then(|token| tokenizer.token_to_id(&token))
                 .or_else(|| first(PAD)),
@@ -152,6 +169,15 @@ impl TextTokenizer {
         }
     }
 
+    /// Replaces the id of the begin token, for a model whose `config.json` names another.
+    #[must_use]
+    pub fn with_bos_id(self, id: u32) -> Self {
+        Self {
+            bos: Some(id),
+            ..self
+        }
+    }
+
     /// Rows that an embedding needs for every token: the largest id plus one.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
@@ -160,6 +186,17 @@ impl TextTokenizer {
     /// Id of the padding token, if the tokenizer has one.
     pub fn pad_id(&self) -> Option<u32> {
         self.pad
+    }
+
+    /// Id of the begin token, if the tokenizer has one.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Whether the tokenizer's own post-processor puts a begin token in front of a text. LLaMA's and
+    /// Mistral's do, Qwen's does not.
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
     }
 
     /// Id of the end token, if the tokenizer has one.
@@ -210,6 +247,7 @@ impl fmt::Debug for TextTokenizer {
         f.debug_struct("TextTokenizer")
             .field("vocab_size", &self.vocab_size)
             .field("pad", &self.pad)
+            .field("bos", &self.bos)
             .field("eos", &self.eos)
             .field("unk", &self.unk)
             .finish_non_exhaustive()
@@ -334,25 +372,10 @@ impl<'a> Seq2SeqEncoder<'a> {
         sentence: Range<usize>,
     ) -> Result<(Vec<u32>, usize), usize> {
         let ids = self.without_eos(ids);
-        let excess = (ids.len() + 1).saturating_sub(self.max_source);
-        let mut keep = vec![true; ids.len()];
-        if excess > 0 {
-            let inside: Vec<usize> = (0..ids.len())
-                .filter(|&i| sentence.start <= offsets[i].0 && offsets[i].1 <= sentence.end)
-                .collect();
-            let Some(stays) = inside.len().checked_sub(excess) else {
-                return Err(ids.len() + 1 - inside.len());
-            };
-            for &index in &inside[stays..] {
-                keep[index] = false;
-            }
-        }
-        let kept = ids
-            .iter()
-            .zip(keep)
-            .filter(|&(_, keep)| keep)
-            .map(|(&id, _)| id);
-        Ok((kept.chain([self.eos]).collect(), excess))
+        let (mut kept, removed) =
+            cut_sentence(ids, offsets, sentence, self.max_source - 1).map_err(|fixed| fixed + 1)?;
+        kept.push(self.eos);
+        Ok((kept, removed))
     }
 
     fn target(&self, ids: &[u32]) -> (Vec<u32>, usize) {
@@ -374,7 +397,34 @@ impl<'a> Seq2SeqEncoder<'a> {
     }
 }
 
-fn cannot_encode(what: &str) -> impl Fn(tokenizers::Error) -> DataError {
+/// Cuts a tokenised prompt to `budget` tokens by taking tokens from the end of the sentence, which spans the
+/// bytes `sentence` of the text. Gives the ids and the number of removed ones, or the number of tokens that
+/// may not be cut.
+pub(crate) fn cut_sentence(
+    ids: &[u32],
+    offsets: &[(usize, usize)],
+    sentence: Range<usize>,
+    budget: usize,
+) -> Result<(Vec<u32>, usize), usize> {
+    let excess = ids.len().saturating_sub(budget);
+    if excess == 0 {
+        return Ok((ids.to_vec(), 0));
+    }
+    let inside: Vec<usize> = (0..ids.len())
+        .filter(|&i| sentence.start <= offsets[i].0 && offsets[i].1 <= sentence.end)
+        .collect();
+    let Some(stays) = inside.len().checked_sub(excess) else {
+        return Err(ids.len() - inside.len());
+    };
+    let mut keep = vec![true; ids.len()];
+    for &index in &inside[stays..] {
+        keep[index] = false;
+    }
+    let kept = ids.iter().zip(keep).filter(|&(_, keep)| keep);
+    Ok((kept.map(|(&id, _)| id).collect(), excess))
+}
+
+pub(crate) fn cannot_encode(what: &str) -> impl Fn(tokenizers::Error) -> DataError {
     move |error| DataError::Encode {
         what: format!("`{what}`"),
         problem: error.to_string(),

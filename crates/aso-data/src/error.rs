@@ -202,6 +202,14 @@ pub enum DataError {
         /// The library's complaint.
         problem: String,
     },
+    /// A chat template that does not compile or does not render.
+    #[error("chat template{}: {problem}", line.map(|line| format!(", line {line}")).unwrap_or_default())]
+    ChatTemplate {
+        /// Line of the template, counted from 1, where known.
+        line: Option<usize>,
+        /// What is wrong.
+        problem: String,
+    },
     /// Length limits that leave no room for a token and the end token.
     #[error("max_source = {max_source} and max_target = {max_target}: both must be at least 2")]
     BadLimits {

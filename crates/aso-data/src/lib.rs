@@ -13,7 +13,9 @@
 //! | [`synthetic`] | [`SyntheticSuite`]: generated tasks of known relatedness, and text to pre-train on |
 //! | [`prompt`] | the benchmark's prompt, byte for byte |
 //! | [`encode`] | [`TextTokenizer`], [`Seq2SeqEncoder`]: truncation that spares the instruction |
-//! | [`collate`] | [`collate_seq2seq`]: padded, row-major batches and their tensors |
+//! | [`causal`] | [`CausalEncoder`]: the same for a causal model; [`ExampleEncoder`]: either |
+//! | [`chat`] | [`ChatTemplate`] |
+//! | [`collate`] | [`collate_seq2seq`], [`collate_causal`], [`collate_prompts`]: padded, row-major batches |
 //! | [`order`] | [`batch_order`], [`evaluation_order`]: which examples form which batch |
 //! | [`stream`] | [`StreamSpec`]: the published task orders by name, or an explicit list |
 //! | [`metric`] | [`normalize_answer`], [`exact_match`] |
@@ -59,6 +61,8 @@
 //! ```
 
 pub mod benchmark;
+pub mod causal;
+pub mod chat;
 pub mod collate;
 pub mod encode;
 pub mod error;
@@ -76,7 +80,11 @@ mod random;
 mod records;
 
 pub use benchmark::{ClBenchmark, ClDataset};
-pub use collate::{IGNORED_LABEL, Seq2SeqBatch, Seq2SeqTensors, collate_seq2seq};
+pub use causal::{CausalEncoder, ExampleEncoder};
+pub use chat::ChatTemplate;
+pub use collate::{
+    BatchTensors, IGNORED_LABEL, PaddedBatch, collate_causal, collate_prompts, collate_seq2seq,
+};
 pub use encode::{EncodedExample, Seq2SeqEncoder, TextTokenizer};
 pub use error::{DataError, Place, RecordProblem};
 pub use example::{Example, Split};

@@ -118,6 +118,17 @@ pub enum TrainerError {
         /// The value.
         value: f64,
     },
+    /// A chat template is given for a model that reads prompts as they are.
+    #[error(
+        "`model.chat_template` is set, but the model is an encoder-decoder, which has no chat template"
+    )]
+    TemplateUnused,
+    /// The model's own chat template is wanted and there is none.
+    #[error("{dir}: no chat template in `chat_template.jinja` or `tokenizer_config.json`, which `model.chat_template` = \"checkpoint\" asks for", dir = dir.display())]
+    NoTemplate {
+        /// The model folder.
+        dir: PathBuf,
+    },
     /// Snapshots replace one another and cannot be summed.
     #[error("{path}: adapters of kind `snapshot` replace one another: give exactly one", path = path.display())]
     Snapshots {

@@ -1,28 +1,29 @@
 //! Answers by generation, scored by exact match.
 
-use aso_backbones::{Backbone, GenerationConfig, RowControl};
-use aso_data::{EncodedExample, TextTokenizer, evaluation_order, exact_match};
+use aso_backbones::{Backbone, GenerationConfig, RowControl, StopCriterion};
+use aso_data::{EncodedExample, evaluation_order, exact_match};
 use aso_lora::{AdapterScope, ForwardContext};
 
 use crate::TrainerError;
+use crate::codec::{StopStrings, TextCodec};
 use crate::metrics::percent;
-use crate::task::{Task, token_batch};
+use crate::task::Task;
 
 /// How answers are generated.
 #[derive(Debug, Clone)]
 pub struct Evaluator<'a> {
-    /// Decodes answers.
-    pub tokenizer: &'a TextTokenizer,
-    /// Padding id.
-    pub pad: u32,
+    /// Makes batches, and text of answers.
+    pub codec: &'a TextCodec,
     /// Examples generated together.
     pub batch_size: usize,
-    /// Longest answer in tokens.
-    pub max_new_tokens: usize,
+    /// How an answer is generated. The draws of an example are a function of the seed and its number.
+    pub generation: GenerationConfig,
+    /// Strings that end an answer and are not part of it.
+    pub stop: &'a [String],
 }
 
 impl Evaluator<'_> {
-    /// Greedy answers in the order of `examples`. Batches are formed by length; `progress` gets the number
+    /// Answers in the order of `examples`. Batches are formed by length; `progress` gets the number
     /// of examples done.
     ///
     /// # Errors
@@ -38,16 +39,28 @@ impl Evaluator<'_> {
             .iter()
             .map(|example| example.source.len())
             .collect();
-        let config = GenerationConfig::greedy(self.max_new_tokens);
         let context = ForwardContext::inference().with_scope(scope);
+        let stop = (!self.stop.is_empty()).then(|| StopStrings {
+            tokenizer: self.codec.tokenizer(),
+            strings: self.stop,
+        });
         let mut answers = vec![String::new(); examples.len()];
         let mut done = 0;
         for indices in evaluation_order(&lengths, self.batch_size) {
             let rows: Vec<_> = indices.iter().map(|index| examples[*index]).collect();
-            let batch = token_batch(&rows, self.pad)?;
-            let tokens = model.generate(&batch, &config, RowControl::default(), &context);
+            let batch = self.codec.prompts(&rows)?;
+            let streams: Vec<u64> = indices.iter().map(|index| *index as u64).collect();
+            let control = RowControl {
+                stop: stop.as_ref().map(|stop| stop as &dyn StopCriterion),
+                streams: Some(&streams),
+            };
+            let tokens = model.generate(&batch, &self.generation, control, &context);
             for (index, tokens) in indices.iter().zip(tokens) {
-                answers[*index] = self.tokenizer.decode(&tokens)?;
+                let answer = self.codec.tokenizer().decode(&tokens)?;
+                answers[*index] = match &stop {
+                    Some(stop) => stop.cut(&answer).to_owned(),
+                    None => answer,
+                };
             }
             done += indices.len();
             progress(done);

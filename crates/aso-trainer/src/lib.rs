@@ -11,6 +11,7 @@
 //! | [`config`] | [`RunConfig`], every key of a run's TOML file |
 //! | [`load`] | model, tokenizer, adapters and tasks that a configuration names |
 //! | [`embedded`] | the built-in model |
+//! | [`codec`] | [`TextCodec`]: between text and a model's batches |
 //! | [`task`] | [`Task`]: tokenised examples |
 //! | [`method`] | [`Method`]: `aso-lora`, `o-lora`, `inc-lora`, `seq-lora` |
 //! | [`trainer`] | [`Trainer`]: the loop |
@@ -22,6 +23,7 @@
 //! | [`events`] | what a run reports while it runs |
 //! | [`pretrain`] | full-parameter pre-training of small backbones |
 
+pub mod codec;
 pub mod config;
 pub mod embedded;
 pub mod error;
@@ -40,6 +42,7 @@ pub mod state;
 pub mod task;
 pub mod trainer;
 
+pub use codec::TextCodec;
 pub use config::RunConfig;
 pub use error::TrainerError;
 pub use method::Method;

@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use aso_backbones::{AutoConfig, AutoModel, Backbone, BackboneError, Checkpoint, FloatDtype};
+use aso_backbones::{
+    AutoConfig, AutoModel, Backbone, BackboneError, Checkpoint, FloatDtype, ModelKind,
+};
 use aso_data::{ClBenchmark, JsonlLibrary, SyntheticSuite, TaskLibrary, TextTokenizer};
 use aso_lora::{Adapter, AdapterKind};
 use burn::tensor::Device;
+use serde::Deserialize;
 
 use crate::TrainerError;
+use crate::codec::TextCodec;
 use crate::config::{DataFormat, DataSettings, ModelSettings, ModelSource};
 use crate::embedded;
 
@@ -18,8 +22,8 @@ pub const EMBEDDED_SUITE_SEED: u64 = 1;
 pub struct Loaded<M> {
     /// The model.
     pub model: M,
-    /// Its tokenizer, with the model's padding and end tokens.
-    pub tokenizer: TextTokenizer,
+    /// Its tokenizer, with the model's special tokens.
+    pub codec: TextCodec,
     /// Fingerprint of the weights.
     pub fingerprint: String,
     /// Path or built-in name, as written into adapter files.
@@ -51,18 +55,134 @@ pub fn load_model(
     if let Some(dropout) = settings.dropout {
         model.set_dropout(dropout);
     }
-    let special = model.special_tokens();
-    let tokenizer = tokenizer.with_pad_id(special.pad);
-    let tokenizer = match special.eos {
-        Some(eos) => tokenizer.with_eos_id(eos),
-        None => tokenizer,
+    let codec = match settings.source() {
+        ModelSource::Embedded(_) if settings.chat_template.is_some() => {
+            return Err(TrainerError::TemplateUnused);
+        }
+        ModelSource::Embedded(_) => {
+            TextCodec::new(model.kind(), &model.special_tokens(), tokenizer)
+        }
+        ModelSource::Folder(dir) => folder_codec(settings, dir, &model, tokenizer)?,
     };
     Ok(Loaded {
         model,
-        tokenizer,
+        codec,
         fingerprint,
         name: settings.path.clone(),
     })
+}
+
+/// The codec of a model folder: a causal model's answers end as its `tokenizer_config.json` says, and its
+/// prompts may be rendered with a chat template.
+fn folder_codec(
+    settings: &ModelSettings,
+    dir: &Path,
+    model: &AutoModel,
+    tokenizer: TextTokenizer,
+) -> Result<TextCodec, TrainerError> {
+    let special = model.special_tokens();
+    let file = TokenizerConfig::read(dir)?;
+    let end = file.eos_token.as_ref().and_then(TokenText::text);
+    let end = end.and_then(|text| tokenizer.inner().token_to_id(text));
+    let codec = TextCodec::new(model.kind(), &special, tokenizer);
+    // Instruction-tuned models list several end tokens; the tokenizer's own is the one behind an answer.
+    let codec = match end.filter(|id| special.ends.contains(id)) {
+        Some(id) => codec.with_end_token(id),
+        None => codec,
+    };
+    let Some(template) = &settings.chat_template else {
+        return Ok(codec);
+    };
+    if model.kind() != ModelKind::Causal {
+        return Err(TrainerError::TemplateUnused);
+    }
+    if template != OWN_TEMPLATE {
+        return Ok(codec.with_template(template)?);
+    }
+    let jinja = dir.join("chat_template.jinja");
+    let own = if jinja.exists() {
+        let source = std::fs::read_to_string(&jinja);
+        Some(source.map_err(|source| BackboneError::Io {
+            path: jinja,
+            source,
+        })?)
+    } else {
+        file.chat_template.and_then(TemplateText::text)
+    };
+    match own {
+        Some(own) => Ok(codec.with_template(&own)?),
+        None => Err(TrainerError::NoTemplate {
+            dir: dir.to_owned(),
+        }),
+    }
+}
+
+/// The value of `model.chat_template` that means the template in the model's folder.
+const OWN_TEMPLATE: &str = "checkpoint";
+
+/// What is read of `tokenizer_config.json`; everything may be absent.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TokenizerConfig {
+    eos_token: Option<TokenText>,
+    chat_template: Option<TemplateText>,
+}
+
+/// A token as Hugging Face writes it: its text, or an object with it.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum TokenText {
+    Text(String),
+    Object { content: String },
+    Other(serde::de::IgnoredAny),
+}
+
+/// A template, or several with names.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum TemplateText {
+    Text(String),
+    Named(Vec<NamedTemplate>),
+}
+
+#[derive(Debug, Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
+}
+
+impl TokenizerConfig {
+    fn read(dir: &Path) -> Result<Self, BackboneError> {
+        let path = dir.join("tokenizer_config.json");
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|source| BackboneError::Json { path, source }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(BackboneError::Io { path, source }),
+        }
+    }
+}
+
+impl TokenText {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) | Self::Object { content: text } => Some(text),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+impl TemplateText {
+    fn text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Named(templates) => {
+                let mut templates = templates.into_iter();
+                let default = templates.find(|template| template.name == "default");
+                default.map(|template| template.template)
+            }
+        }
+    }
 }
 
 /// Loads a model folder without its tokenizer, and the fingerprint of its weights.

@@ -133,6 +133,7 @@ impl Run {
         stop: &AtomicBool,
     ) -> Result<(Outcome, RunResults), TrainerError> {
         let Self { config, dir } = self;
+        method.check(&loaded.model)?;
         let library = open_library(&config.data)?;
         let tasks = config
             .tasks()?
@@ -145,7 +146,7 @@ impl Run {
                     name,
                     data,
                     seed,
-                    &loaded.tokenizer,
+                    &loaded.codec,
                     vocabulary,
                 )
             })

@@ -1,12 +1,9 @@
 //! Tasks ready for training and evaluation.
 
-use aso_backbones::{BackboneError, TokenBatch};
-use aso_data::{
-    EncodedExample, ExampleCaps, Seq2SeqEncoder, Split, TaskData, TaskLibrary, TextTokenizer,
-    collate_seq2seq,
-};
+use aso_data::{EncodedExample, ExampleCaps, Split, TaskData, TaskLibrary};
 
 use crate::TrainerError;
+use crate::codec::TextCodec;
 use crate::config::{DataSettings, EvalSplit};
 
 /// One task, tokenised.
@@ -33,7 +30,7 @@ impl Task {
         name: &str,
         data: &DataSettings,
         seed: u64,
-        tokenizer: &TextTokenizer,
+        codec: &TextCodec,
         vocabulary: usize,
     ) -> Result<Self, TrainerError> {
         let source = library.task(name)?;
@@ -54,7 +51,7 @@ impl Task {
                 split: split.name(),
             });
         }
-        let encoder = Seq2SeqEncoder::new(tokenizer, data.max_source, data.max_target)?;
+        let encoder = codec.encoder(data.max_source, data.max_target)?;
         let task = Self {
             name: name.to_owned(),
             train: encoder.encode_all(name, &loaded.train)?,
@@ -103,21 +100,4 @@ impl Task {
         }
         Ok(())
     }
-}
-
-/// Pads examples to one batch.
-///
-/// # Errors
-/// [`BackboneError::BatchShape`] if there is no example.
-pub(crate) fn token_batch(
-    examples: &[&EncodedExample],
-    pad: u32,
-) -> Result<TokenBatch, BackboneError> {
-    let batch = collate_seq2seq(examples, pad);
-    TokenBatch::new(
-        batch.rows,
-        batch.input_ids,
-        batch.attention_mask,
-        batch.labels,
-    )
 }

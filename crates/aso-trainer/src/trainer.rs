@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use aso_backbones::Backbone;
-use aso_data::{EncodedExample, LengthGrouping, TextTokenizer, batch_order};
+use aso_backbones::{Backbone, GenerationConfig};
+use aso_data::{EncodedExample, LengthGrouping, batch_order};
 use aso_lora::{
     Adapter, AdapterKind, AdapterScope, DropoutStream, ForwardContext, LoraConfig, PeftConfig,
     Sidecar,
@@ -15,6 +15,7 @@ use burn::tensor::Tensor;
 use serde::Serialize;
 
 use crate::TrainerError;
+use crate::codec::TextCodec;
 use crate::config::{FrozenMode, RunConfig};
 use crate::evaluate::Evaluator;
 use crate::events::{Event, Observer};
@@ -28,7 +29,7 @@ use crate::state::{
     CHECKPOINTS, RunState, STATE_FILE, TrainingState, adapter_dir, read_checkpoint,
     write_checkpoint,
 };
-use crate::task::{Task, token_batch};
+use crate::task::Task;
 
 /// The log of steps.
 pub const METRICS_FILE: &str = "metrics.jsonl";
@@ -64,7 +65,7 @@ struct StepRecord<'a> {
 /// Runs a stream of tasks on a model.
 pub struct Trainer<M: Backbone> {
     model: M,
-    tokenizer: TextTokenizer,
+    codec: TextCodec,
     model_name: String,
     config: RunConfig,
     lora: LoraConfig,
@@ -74,7 +75,6 @@ pub struct Trainer<M: Backbone> {
     dir: RunDir,
     state: RunState,
     metrics: MetricsLog,
-    pad: u32,
 }
 
 impl<M: Backbone> Trainer<M> {
@@ -93,7 +93,7 @@ impl<M: Backbone> Trainer<M> {
     ) -> Result<Self, TrainerError> {
         let Loaded {
             model,
-            tokenizer,
+            codec,
             fingerprint,
             name,
         } = loaded;
@@ -110,20 +110,18 @@ impl<M: Backbone> Trainer<M> {
         }
         state.grow(tasks.len());
         let metrics = MetricsLog::open(&dir.path.join(METRICS_FILE), state.metrics_lines)?;
-        let pad = tokenizer.pad_id().unwrap_or(0);
         let mut trainer = Self {
             lora: config.lora.to_lora_config(model.default_targets()),
             names: tasks.iter().map(|task| task.name.clone()).collect(),
             method,
             model_name: name,
             model,
-            tokenizer,
+            codec,
             config,
             tasks,
             dir,
             state,
             metrics,
-            pad,
         };
         // A kill between a save and the clean-up after it leaves a checkpoint that nothing names.
         let named = trainer
@@ -246,10 +244,10 @@ impl<M: Backbone> Trainer<M> {
                 examples,
             });
             let evaluator = Evaluator {
-                tokenizer: &self.tokenizer,
-                pad: self.pad,
+                codec: &self.codec,
                 batch_size: self.config.eval.batch_size,
-                max_new_tokens: self.config.eval.max_new_tokens,
+                generation: GenerationConfig::greedy(self.config.eval.max_new_tokens),
+                stop: &[],
             };
             let score = evaluator.score(&self.model, task, scope, &mut |done| {
                 observer.event(Event::EvaluationProgress { done });
@@ -393,7 +391,7 @@ impl<M: Backbone> Trainer<M> {
             step,
             examples: &examples,
             micro_batch,
-            pad: self.pad,
+            codec: &self.codec,
         };
         if let Some(observation) = self.method.start_step(&info)? {
             let weight = observation.weight.weight;
@@ -411,7 +409,7 @@ impl<M: Backbone> Trainer<M> {
         let mut gradients = SubspaceGradients::default();
         let mut cross_entropy = 0.0;
         for (shard, rows) in examples.chunks(micro_batch).enumerate() {
-            let batch = token_batch(rows, self.pad)?;
+            let batch = self.codec.batch(rows)?;
             let context = self.training_context(task, step, shard);
             let (logits, labels) = self.model.answer_logits(&batch, &context);
             let loss = SequenceCrossEntropy::default().forward(logits, &labels);

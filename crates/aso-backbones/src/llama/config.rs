@@ -159,7 +159,7 @@ pub struct LlamaConfig {
     pub dropout: f64,
     /// For each block how many positions a query sees, itself included; `None` for all.
     pub windows: Vec<Option<usize>>,
-    /// First token of a sequence.
+    /// First token of a sequence, if the model has one.
     pub bos: Option<i64>,
     /// Every token that ends generation: those of `config.json`, then those of `generation_config.json`.
     pub ends: Vec<i64>,
@@ -284,7 +284,10 @@ impl LlamaConfig {
             feed_forward_bias: is_llama && hf.mlp_bias,
             dropout: hf.attention_dropout,
             windows: check.windows(hf)?,
-            bos: hf.bos_token_id.filter(|id| *id >= 0),
+            // Qwen2 files name one that the model never sees.
+            bos: hf
+                .bos_token_id
+                .filter(|id| *id >= 0 && hf.model_type != "qwen2"),
             ends,
             pad,
         })

@@ -98,7 +98,13 @@ impl LlamaForCausalLm {
 
     /// For every block the additive mask `[rows, 1, length, keys]` of the last `length` positions: tokens
     /// that are not later and, where there is a window, not too far back.
-    pub(super) fn biases(&self, mask: &[i64], rows: usize, length: usize, device: &Device) -> Vec<Tensor<4>> {
+    pub(super) fn biases(
+        &self,
+        mask: &[i64],
+        rows: usize,
+        length: usize,
+        device: &Device,
+    ) -> Vec<Tensor<4>> {
         let keys = mask.len() / rows;
         let of_window = |window: Option<usize>| {
             let window = window.unwrap_or(usize::MAX);
@@ -252,7 +258,7 @@ impl Backbone for LlamaForCausalLm {
         SpecialTokens {
             bos: self.config.bos.map(|id| id as u32),
             pad: self.config.pad as u32,
-            eos: self.config.ends.first().map(|id| *id as u32),
+            ends: self.config.ends.iter().map(|id| *id as u32).collect(),
         }
     }
 

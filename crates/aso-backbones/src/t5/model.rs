@@ -204,7 +204,7 @@ impl Backbone for T5ForConditionalGeneration {
         SpecialTokens {
             bos: None,
             pad: self.config.pad as u32,
-            eos: Some(self.config.eos as u32),
+            ends: self.config.ends.iter().map(|id| *id as u32).collect(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use aso_backbones::{Backbone, GenerationConfig};
 use aso_lora::{AdapterKind, AdapterScope};
 use aso_trainer::config::{DataFormat, MethodName, ModelSettings};
 use aso_trainer::evaluate::Evaluator;
@@ -54,12 +55,12 @@ pub(crate) fn run(
         examples: Vec::new(),
         average: 0.0,
     };
-    let vocabulary = aso_backbones::Backbone::vocabulary(&loaded.model);
+    let vocabulary = loaded.model.vocabulary();
     let evaluator = Evaluator {
-        tokenizer: &loaded.tokenizer,
-        pad: loaded.tokenizer.pad_id().unwrap_or(0),
+        codec: &loaded.codec,
         batch_size: config.eval.batch_size,
-        max_new_tokens: config.eval.max_new_tokens,
+        generation: GenerationConfig::greedy(config.eval.max_new_tokens),
+        stop: &[],
     };
     for name in names {
         let (data, seed) = (&config.data, config.seed);
@@ -68,7 +69,7 @@ pub(crate) fn run(
             &name,
             data,
             seed,
-            &loaded.tokenizer,
+            &loaded.codec,
             vocabulary,
         )?;
         let examples = task.evaluation.len();

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use aso_backbones::Backbone;
 use aso_data::jsonl::read_inputs;
-use aso_data::{Example, Seq2SeqEncoder, exact_match};
+use aso_data::{Example, exact_match};
 use aso_lora::AdapterScope;
 use aso_trainer::config::ModelSettings;
 use aso_trainer::evaluate::Evaluator;
@@ -36,6 +36,8 @@ pub(crate) fn run(
     let inputs = read_inputs(&args.input)?;
     let settings = ModelSettings {
         path: args.model.clone(),
+        dtype: args.dtype.into(),
+        chat_template: args.chat_template.clone(),
         ..ModelSettings::default()
     };
     let mut loaded = load_model(&settings, device)?;
@@ -45,11 +47,9 @@ pub(crate) fn run(
         .iter()
         .map(|line| Example::plain(&line.input, line.target.as_deref().unwrap_or_default()))
         .collect();
-    let encoder = Seq2SeqEncoder::new(
-        &loaded.tokenizer,
-        args.max_source,
-        args.max_new_tokens.max(2),
-    )?;
+    let encoder = loaded
+        .codec
+        .encoder(args.max_source, args.max_new_tokens.max(2))?;
     let name = args.input.display().to_string();
     let encoded = encoder.encode_all(&name, &examples)?;
     let vocabulary = loaded.model.vocabulary();
@@ -63,10 +63,10 @@ pub(crate) fn run(
     }
 
     let evaluator = Evaluator {
-        tokenizer: &loaded.tokenizer,
-        pad: loaded.tokenizer.pad_id().unwrap_or(0),
+        codec: &loaded.codec,
         batch_size: args.batch_size,
-        max_new_tokens: args.max_new_tokens,
+        generation: args.generation.config(args.max_new_tokens)?,
+        stop: &args.generation.stop,
     };
     let mut progress = terminal.observer(1);
     let rows: Vec<_> = encoded.iter().collect();

@@ -428,7 +428,7 @@ mod tests {
         );
         assert_eq!(
             message("[model]\nxyzzy = 2\n", &[]),
-            "/configs/run.toml:2: unknown key `model.xyzzy`; known keys there: path, dropout"
+            "/configs/run.toml:2: unknown key `model.xyzzy`; known keys there: path, dtype, chat_template, dropout"
         );
         assert_eq!(
             message("", &["train.lrate=1e-4"]),

@@ -58,6 +58,10 @@ settings! {
         /// Element type in which the backbone's matrices are kept and multiplied: "f32", "bf16" or
         /// "f16". Subspaces, norms, softmax and the optimizer are f32 in any case.
         pub dtype: FloatDtype = FloatDtype::F32,
+        /// Jinja chat template that renders the prompts of a causal model, or "checkpoint" for the
+        /// template in the model's folder. Unset: prompts as they are.
+        #[sample = "\"checkpoint\""]
+        pub chat_template: Option<String> = None,
         /// Dropout of the backbone while training, 0 <= p < 1. Unset: as `config.json` says.
         #[sample = "0.1"]
         pub dropout: Option<f64> = None,

@@ -14,9 +14,9 @@ use burn::tensor::Tensor;
 pub use soft_orthogonality::AsoLora;
 pub use subspaces::{IncLora, OLora, SeqLora};
 
+use crate::codec::TextCodec;
 use crate::config::{MethodName, RunConfig, TaskSettings};
 use crate::results::{SimilarityPoint, WeightPoint};
-use crate::task::token_batch;
 
 /// One term of the loss besides the cross entropy; the trainer adds `weight * value`.
 #[derive(Debug, Clone)]
@@ -54,8 +54,8 @@ pub struct StepInfo<'a, M> {
     pub examples: &'a [&'a EncodedExample],
     /// Examples in one forward pass.
     pub micro_batch: usize,
-    /// Padding id.
-    pub pad: u32,
+    /// Makes batches of examples.
+    pub codec: &'a TextCodec,
 }
 
 impl<M> StepInfo<'_, M> {
@@ -64,7 +64,8 @@ impl<M> StepInfo<'_, M> {
     /// # Errors
     /// [`BackboneError::BatchShape`] if the step has no example.
     pub fn batch(&self, rows: usize) -> Result<TokenBatch, BackboneError> {
-        token_batch(&self.examples[..rows.min(self.examples.len())], self.pad)
+        self.codec
+            .batch(&self.examples[..rows.min(self.examples.len())])
     }
 }
 
@@ -84,6 +85,14 @@ pub struct Observation {
 pub trait Method<M: Backbone> {
     /// The name in logs and results.
     fn name(&self) -> &str;
+
+    /// Whether the method can run on this model; asked before anything else.
+    ///
+    /// # Errors
+    /// [`BackboneError::Tap`], for example, if the model has no block of the kind that is to be tapped.
+    fn check(&self, _model: &M) -> Result<(), BackboneError> {
+        Ok(())
+    }
 
     /// Whether each task adds a subspace, or one adapter is trained on.
     fn adapter_kind(&self) -> AdapterKind {

@@ -204,6 +204,10 @@ impl<M: Backbone> Method<M> for AsoLora {
         MethodName::AsoLora.as_str()
     }
 
+    fn check(&self, model: &M) -> Result<(), BackboneError> {
+        self.attributor.check(model)
+    }
+
     fn drops_frozen_input(&self) -> bool {
         self.is_reference()
     }
