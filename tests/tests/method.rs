@@ -80,7 +80,7 @@ fn every_hook_is_called_in_order() {
     config.train.epochs = None;
     config.train.steps = Some(2);
     config.stream.overrides.clear();
-    let loaded = load_model(&config.model, &Device::flex()).unwrap();
+    let loaded = load_model(&config.model, &Device::flex(), &mut Silent).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let run = Run::open(config, &dir.path().join("run"), false).unwrap();
     let stop = AtomicBool::new(false);

@@ -7,8 +7,8 @@ use aso_lora::{AdapterHost, AdapterScope, ForwardContext, LoraLinear, TargetModu
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
-use crate::checkpoint::read_json;
-use crate::generation::RowControl;
+use crate::checkpoint::{io, parse_json};
+use crate::generation::{EndTokens, RowControl};
 use crate::llama::{LlamaConfig, LlamaForCausalLm, LlamaTrace};
 use crate::t5::{T5Config, T5ForConditionalGeneration, T5Trace};
 use crate::{
@@ -45,22 +45,40 @@ pub enum AutoTrace {
 }
 
 impl AutoConfig {
-    /// Reads `config.json` (and `generation_config.json`) of a model folder.
+    /// Reads `config.json` of a model folder, and the end tokens of its `generation_config.json` if there
+    /// is one.
     ///
     /// # Errors
     /// Names the file and the key that is missing, of the wrong type or not supported.
     pub fn from_dir(dir: &Path) -> Result<Self, BackboneError> {
+        let path = dir.join("config.json");
+        let text = std::fs::read(&path).map_err(io(&path))?;
+        let mut config = Self::from_json(&path, &text)?;
+        let (vocabulary, ends) = match &mut config {
+            Self::T5(config) => (config.vocabulary, &mut config.ends),
+            Self::Llama(config) => (config.vocabulary, &mut config.ends),
+        };
+        EndTokens::of_generation_config(dir, vocabulary)?.add_to(ends);
+        Ok(config)
+    }
+
+    /// Resolves the text of a `config.json`; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`from_dir`](Self::from_dir).
+    pub fn from_json(path: &Path, text: &[u8]) -> Result<Self, BackboneError> {
         #[derive(Deserialize)]
         struct Family {
             model_type: String,
         }
-        let path = dir.join("config.json");
-        let Family { model_type } = read_json(&path)?;
+        let Family { model_type } = parse_json(path, text)?;
         match model_type.as_str() {
-            "t5" | "mt5" => T5Config::from_dir(dir).map(Self::T5),
-            "llama" | "mistral" | "qwen2" => LlamaConfig::from_dir(dir).map(Self::Llama),
+            "t5" | "mt5" => T5Config::resolve(path, &parse_json(path, text)?).map(Self::T5),
+            family if LlamaConfig::MODEL_TYPES.contains(&family) => {
+                LlamaConfig::resolve(path, &parse_json(path, text)?).map(Self::Llama)
+            }
             other => Err(BackboneError::UnsupportedConfig {
-                path,
+                path: path.to_owned(),
                 key: "model_type",
                 expected: "one of t5, mt5, llama, mistral, qwen2".into(),
                 found: format!("{other:?}"),

@@ -411,8 +411,15 @@ pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> BackboneError {
 }
 
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, BackboneError> {
-    let bytes = std::fs::read(path).map_err(io(path))?;
-    serde_json::from_slice(&bytes).map_err(|source| BackboneError::Json {
+    parse_json(path, &std::fs::read(path).map_err(io(path))?)
+}
+
+/// Parses the text of the file `path`.
+pub(crate) fn parse_json<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    text: &[u8],
+) -> Result<T, BackboneError> {
+    serde_json::from_slice(text).map_err(|source| BackboneError::Json {
         path: path.to_owned(),
         source,
     })

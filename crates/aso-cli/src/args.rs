@@ -84,6 +84,9 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
+    /// The built-in model that learns
+    #[arg(long, value_enum, default_value_t = DemoModel::T5)]
+    pub(crate) model: DemoModel,
     /// Keep the two run directories, DIR/seq-lora and DIR/aso-lora
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
@@ -93,6 +96,15 @@ pub(crate) struct DemoArgs {
     /// Print the results as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// The models of `aso demo`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DemoModel {
+    /// An encoder-decoder
+    T5,
+    /// A causal model
+    Llama,
 }
 
 #[derive(Debug, Args)]
@@ -149,8 +161,8 @@ pub(crate) struct EvalArgs {
     /// Evaluate the final model of a run on its tasks, with its settings
     #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "adapter", "data"])]
     pub(crate) run: Option<PathBuf>,
-    /// Model folder, or embedded:demo
-    #[arg(long, value_name = "DIR", required_unless_present = "run")]
+    /// Model folder, organisation/name on the Hugging Face Hub, or embedded:demo
+    #[arg(long, value_name = "MODEL", required_unless_present = "run")]
     pub(crate) model: Option<String>,
     /// Adapter folder; repeat in task order
     #[arg(long, value_name = "DIR")]
@@ -180,8 +192,8 @@ Each line of the input is {\"input\": \"..\"}, with an optional \"target\". Each
 Example:
   aso predict --model t5 --adapter runs/a/adapters/00-news --input in.jsonl --output out.jsonl")]
 pub(crate) struct PredictArgs {
-    /// Model folder, or embedded:demo
-    #[arg(long, value_name = "DIR")]
+    /// Model folder, organisation/name on the Hugging Face Hub, or embedded:demo
+    #[arg(long, value_name = "MODEL")]
     pub(crate) model: String,
     /// Adapter folder; repeat in task order
     #[arg(long, value_name = "DIR")]
@@ -261,9 +273,9 @@ impl GenerationArgs {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-The batch is a JSON object with nested arrays `input_ids`, `attention_mask` and `labels` (-100 ignored; the
-decoder's inputs are the labels shifted right, with -100 fed as padding). No tokenizer is read, nothing is dropped
-out. Adapters are given in task order: the last one is the active subspace, the others are frozen.
+The batch is a JSON object with nested arrays `input_ids`, `attention_mask` and `labels` (-100 ignored). T5: the
+decoder's inputs are the labels shifted right, with -100 fed as padding. Causal: labels lie at the position of their
+own token and are shifted inside. No tokenizer is read, nothing is dropped out. Adapters are given in task order: the last one is the active subspace, the others are frozen.
 
 Written as f32: `logits` [B, T, V]; `loss` [1] (mean cross entropy); `penalty.orthogonality` and `penalty.norm`
 [1] (raw); `attribution.current.L` and `attribution.previous.L` [d_model] for every tapped block L from 0;
@@ -274,9 +286,9 @@ Without adapters the penalties are 0, the weight is 1 and there are no gradients
 Example:
   aso probe --model t5 --adapter a --adapter b --batch batch.json --out probe.safetensors --gradients")]
 pub(crate) struct ProbeArgs {
-    /// Model folder
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
+    /// Model folder, or organisation/name on the Hugging Face Hub
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: String,
     /// Adapter folder; repeat in task order
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Vec<PathBuf>,

@@ -43,7 +43,7 @@ fn run(cli: Cli, terminal: Terminal) -> anyhow::Result<ExitCode> {
         Command::Run(args) => commands::run::run(args, open_device, terminal),
         Command::Eval(args) => commands::eval::run(&args, &open_device()?, terminal),
         Command::Predict(args) => commands::predict::run(&args, &open_device()?, terminal),
-        Command::Probe(args) => commands::probe::run(&args, &open_device()?),
+        Command::Probe(args) => commands::probe::run(&args, &open_device()?, &terminal),
         Command::Config(args) => commands::config::run(&args),
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use aso_hub::Progress as Download;
 use aso_trainer::events::{Event, Observer};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
 /// The terminal: where bars are drawn and log lines go.
@@ -137,9 +138,54 @@ impl Progress {
     }
 }
 
+impl Progress {
+    fn download(&mut self, progress: Download<'_>) {
+        match progress {
+            Download::Planned { files, bytes } => {
+                tracing::info!(files, size = %HumanBytes(bytes), "downloading the model");
+            }
+            Download::Started { file, size, offset } => {
+                if self.terminal.interactive {
+                    let style = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
+                    let bar = ProgressBar::new(size).with_message(file.to_owned());
+                    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| {
+                        // The template above is valid.
+                        ProgressStyle::default_bar()
+                    }));
+                    let bar = self.terminal.bars.add(bar);
+                    bar.set_position(offset);
+                    bar.reset_eta();
+                    self.bar = Some(bar);
+                } else {
+                    tracing::info!(file, size = %HumanBytes(size), from = offset, "download");
+                }
+            }
+            Download::Advanced { done, .. } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_position(done);
+                }
+            }
+            Download::Retrying {
+                file,
+                attempt,
+                delay,
+            } => {
+                let pause = format!("{:.1}s", delay.as_secs_f64());
+                tracing::warn!(file, attempt, pause, "request failed; trying again");
+            }
+            Download::Finished { file, .. } => {
+                self.finish_bar();
+                tracing::debug!(file, "downloaded");
+            }
+            _ => {}
+        }
+    }
+}
+
 impl Observer for Progress {
     fn event(&mut self, event: Event<'_>) {
         match event {
+            Event::Download(progress) => self.download(progress),
             Event::RunStarted {
                 method,
                 tasks,

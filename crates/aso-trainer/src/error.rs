@@ -22,6 +22,9 @@ pub enum TrainerError {
     /// The model.
     #[error(transparent)]
     Backbone(#[from] BackboneError),
+    /// The Hugging Face Hub.
+    #[error(transparent)]
+    Hub(#[from] aso_hub::HubError),
     /// An adapter.
     #[error(transparent)]
     Lora(#[from] LoraError),

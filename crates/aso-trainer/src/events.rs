@@ -4,6 +4,8 @@
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'a> {
+    /// A model is downloaded.
+    Download(aso_hub::Progress<'a>),
     /// The run starts or goes on.
     RunStarted {
         /// The method.

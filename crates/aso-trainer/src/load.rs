@@ -6,6 +6,7 @@ use aso_backbones::{
     AutoConfig, AutoModel, Backbone, BackboneError, Checkpoint, FloatDtype, ModelKind,
 };
 use aso_data::{ClBenchmark, JsonlLibrary, SyntheticSuite, TaskLibrary, TextTokenizer};
+use aso_hub::{DEFAULT_REVISION, Hub, HubConfig};
 use aso_lora::{Adapter, AdapterKind};
 use burn::tensor::Device;
 use serde::Deserialize;
@@ -13,7 +14,7 @@ use serde::Deserialize;
 use crate::TrainerError;
 use crate::codec::TextCodec;
 use crate::config::{DataFormat, DataSettings, ModelSettings, ModelSource};
-use crate::embedded;
+use crate::events::{Event, Observer};
 
 /// Seed of the built-in suite: its data are the same in every run.
 pub const EMBEDDED_SUITE_SEED: u64 = 1;
@@ -30,23 +31,48 @@ pub struct Loaded<M> {
     pub name: String,
 }
 
-/// Loads the model that a configuration names, with its tokenizer.
+/// The folder of a model, which is downloaded first if it is on the Hugging Face Hub and not in the cache;
+/// `None` for a built-in model.
+///
+/// # Errors
+/// [`TrainerError::Hub`].
+pub fn model_folder(
+    settings: &ModelSettings,
+    observer: &mut dyn Observer,
+) -> Result<Option<PathBuf>, TrainerError> {
+    Ok(match settings.source() {
+        ModelSource::Embedded(_) => None,
+        ModelSource::Folder(dir) => Some(dir.to_owned()),
+        ModelSource::Hub(id) => {
+            let hub = Hub::new(HubConfig::from_env()?)?;
+            let revision = settings.revision.as_deref().unwrap_or(DEFAULT_REVISION);
+            Some(hub.snapshot(&id, revision, &mut |progress| {
+                observer.event(Event::Download(progress));
+            })?)
+        }
+    })
+}
+
+/// Loads the model that a configuration names, with its tokenizer. `observer` hears of downloads.
 ///
 /// # Errors
 /// Names the file, key or tensor that is missing or wrong.
 pub fn load_model(
     settings: &ModelSettings,
     device: &Device,
+    observer: &mut dyn Observer,
 ) -> Result<Loaded<AutoModel>, TrainerError> {
-    let (mut model, fingerprint, tokenizer) = match settings.source() {
-        ModelSource::Embedded(_) => {
-            let checkpoint = embedded::checkpoint()?;
+    let dir = model_folder(settings, observer)?;
+    let (mut model, fingerprint, tokenizer) = match &dir {
+        None => {
+            let embedded = settings.embedded()?;
+            let checkpoint = embedded.checkpoint()?;
             let fingerprint = checkpoint.fingerprint()?;
-            let config = AutoConfig::T5(embedded::config()?);
+            let config = embedded.config()?;
             let model = AutoModel::from_checkpoint(config, &checkpoint, settings.dtype, device)?;
-            (model, fingerprint, embedded::tokenizer()?)
+            (model, fingerprint, embedded.tokenizer()?)
         }
-        ModelSource::Folder(dir) => {
+        Some(dir) => {
             let (model, fingerprint) = load_backbone(dir, settings.dtype, device)?;
             let tokenizer = TextTokenizer::from_file(dir.join("tokenizer.json"))?;
             (model, fingerprint, tokenizer)
@@ -55,14 +81,10 @@ pub fn load_model(
     if let Some(dropout) = settings.dropout {
         model.set_dropout(dropout);
     }
-    let codec = match settings.source() {
-        ModelSource::Embedded(_) if settings.chat_template.is_some() => {
-            return Err(TrainerError::TemplateUnused);
-        }
-        ModelSource::Embedded(_) => {
-            TextCodec::new(model.kind(), &model.special_tokens(), tokenizer)
-        }
-        ModelSource::Folder(dir) => folder_codec(settings, dir, &model, tokenizer)?,
+    let codec = match &dir {
+        Some(dir) => folder_codec(settings, dir, &model, tokenizer)?,
+        None if settings.chat_template.is_some() => return Err(TrainerError::TemplateUnused),
+        None => TextCodec::new(model.kind(), &model.special_tokens(), tokenizer),
     };
     Ok(Loaded {
         model,

@@ -116,7 +116,7 @@ impl Run {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<(Outcome, RunResults), TrainerError> {
-        let loaded = load_model(&self.config.model, device)?;
+        let loaded = load_model(&self.config.model, device, observer)?;
         let method = method::from_config(&self.config);
         self.execute_with(loaded, method, observer, stop)
     }

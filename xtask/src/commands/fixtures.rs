@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// Python that makes the virtual environment, 3.11 or newer
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
     python: PathBuf,
-    /// Arguments of the script: `--out DIR`; with --verify `--model DIR --adapters DIR .. --batch FILE
+    /// Arguments of the script: `--family t5|llama|all`, `--out DIR`; with --verify `--model DIR --adapters DIR .. --batch FILE
     /// --expected FILE`
     #[arg(last = true, value_name = "ARGS")]
     pub(crate) script_args: Vec<OsString>,

@@ -8,7 +8,7 @@ use aso_trainer::config::{ExampleKind, MethodName};
 use aso_trainer::{Outcome, Run, RunResults};
 use burn::tensor::Device;
 
-use crate::args::DemoArgs;
+use crate::args::{DemoArgs, DemoModel};
 use crate::output;
 use crate::progress::{Terminal, stop_flag};
 
@@ -52,6 +52,10 @@ fn run_method(
 ) -> anyhow::Result<(Outcome, RunResults)> {
     let mut config = ExampleKind::Demo.config();
     config.method.name = method;
+    config.model.path = match args.model {
+        DemoModel::T5 => "embedded:demo".to_owned(),
+        DemoModel::Llama => "embedded:demo-llama".to_owned(),
+    };
     config.seed = args.seed.unwrap_or(config.seed);
     config.validate()?;
     let mut observer = terminal.observer(config.train.log_every);

@@ -38,7 +38,8 @@ pub(crate) fn run(
         Some(run) => from_run(run, args)?,
         None => (from_arguments(args)?, args.adapter.clone()),
     };
-    let mut loaded = load_model(&config.model, device)?;
+    let mut progress = terminal.observer(config.train.log_every);
+    let mut loaded = load_model(&config.model, device, &mut progress)?;
     load_adapters(&mut loaded.model, &adapters, &loaded.fingerprint, false)?;
     let library = open_library(&config.data)?;
     let names = if !args.tasks.is_empty() {
@@ -48,7 +49,6 @@ pub(crate) fn run(
     } else {
         library.names()
     };
-    let mut progress = terminal.observer(config.train.log_every);
     let mut result = Scores {
         tasks: Vec::new(),
         scores: Vec::new(),

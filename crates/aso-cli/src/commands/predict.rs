@@ -40,7 +40,8 @@ pub(crate) fn run(
         chat_template: args.chat_template.clone(),
         ..ModelSettings::default()
     };
-    let mut loaded = load_model(&settings, device)?;
+    let mut progress = terminal.observer(1);
+    let mut loaded = load_model(&settings, device, &mut progress)?;
     load_adapters(&mut loaded.model, &args.adapter, &loaded.fingerprint, false)?;
 
     let examples: Vec<Example> = inputs
@@ -68,7 +69,6 @@ pub(crate) fn run(
         generation: args.generation.config(args.max_new_tokens)?,
         stop: &args.generation.stop,
     };
-    let mut progress = terminal.observer(1);
     let rows: Vec<_> = encoded.iter().collect();
     progress.event(Event::EvaluationStarted {
         after: None,

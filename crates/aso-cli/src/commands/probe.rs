@@ -9,17 +9,23 @@ use aso_lora::{AdapterHost, ForwardContext};
 use aso_losses::{
     OrthogonalityPenalty, SequenceCrossEntropy, SoftWeight, SubspacePair, norm_penalty,
 };
+use aso_trainer::config::ModelSettings;
 use aso_trainer::files::atomic_write;
-use aso_trainer::load::{load_adapters, load_backbone};
+use aso_trainer::load::{load_adapters, load_backbone, model_folder};
 use aso_trainer::optimizer::SubspaceGradients;
 use burn::tensor::{Device, Tensor};
 
 use crate::args::{AttributionArg, ProbeArgs};
+use crate::progress::Terminal;
 
 /// Path rows that attribution runs at once.
 const MAX_PATH_ROWS: usize = 64;
 
-pub(crate) fn run(args: &ProbeArgs, device: &Device) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(
+    args: &ProbeArgs,
+    device: &Device,
+    terminal: &Terminal,
+) -> anyhow::Result<ExitCode> {
     let text =
         std::fs::read_to_string(&args.batch).with_context(|| args.batch.display().to_string())?;
     let in_batch = || args.batch.display().to_string();
@@ -28,7 +34,13 @@ pub(crate) fn run(args: &ProbeArgs, device: &Device) -> anyhow::Result<ExitCode>
         Err(error @ BackboneError::Json { .. }) => return Err(error.into()),
         parsed => parsed.with_context(in_batch)?,
     };
-    let (mut model, fingerprint) = load_backbone(&args.model, args.dtype.into(), device)?;
+    let settings = ModelSettings {
+        path: args.model.clone(),
+        ..ModelSettings::default()
+    };
+    let folder = model_folder(&settings, &mut terminal.observer(1))?;
+    let folder = folder.context("probe needs a model folder")?;
+    let (mut model, fingerprint) = load_backbone(&folder, args.dtype.into(), device)?;
     batch.check_kind(model.kind()).with_context(in_batch)?;
     batch
         .check_vocabulary(model.vocabulary())

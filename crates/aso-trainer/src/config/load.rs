@@ -306,6 +306,7 @@ fn absolute_paths(table: &mut Table, base: &Path) {
         if let Some(Value::String(path)) = value
             && !path.is_empty()
             && !path.starts_with("embedded:")
+            && (section != "model" || super::hub_id(base, path).is_none())
             && let Ok(absolute) = std::path::absolute(base.join(&*path))
         {
             *path = absolute.to_string_lossy().into_owned();
@@ -428,7 +429,7 @@ mod tests {
         );
         assert_eq!(
             message("[model]\nxyzzy = 2\n", &[]),
-            "/configs/run.toml:2: unknown key `model.xyzzy`; known keys there: path, dtype, chat_template, dropout"
+            "/configs/run.toml:2: unknown key `model.xyzzy`; known keys there: path, revision, dtype, chat_template, dropout"
         );
         assert_eq!(
             message("", &["train.lrate=1e-4"]),

@@ -15,8 +15,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aso_backbones::FloatDtype;
+use aso_hub::ModelId;
 use aso_lora::{LoraConfig, TargetModules};
 use serde::{Deserialize, Serialize};
+
+use crate::embedded::EmbeddedModel;
 
 pub use self::error::{ConfigError, Origin};
 pub use self::example::{ExampleKind, example};
@@ -53,8 +56,12 @@ settings! {
     /// The backbone, section `[model]`.
     pub struct ModelSettings {
         /// Folder of a Hugging Face checkpoint (`config.json`, `model.safetensors` or shards,
-        /// `tokenizer.json`), or "embedded:demo" for the built-in model.
+        /// `tokenizer.json`), "organisation/name" of a model on the Hugging Face Hub (where there is
+        /// no such folder), or "embedded:demo" (T5) or "embedded:demo-llama" for the built-in models.
         pub path: String = EMBEDDED_MODEL.to_owned(),
+        /// Branch, tag or commit of a model on the Hub. Unset: "main".
+        #[sample = "\"main\""]
+        pub revision: Option<String> = None,
         /// Element type in which the backbone's matrices are kept and multiplied: "f32", "bf16" or
         /// "f16". Subspaces, norms, softmax and the optimizer are f32 in any case.
         pub dtype: FloatDtype = FloatDtype::F32,
@@ -393,12 +400,14 @@ plain!(
 );
 
 /// The model that `model.path` names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelSource<'a> {
     /// The model built into the crate under this name.
     Embedded(&'a str),
     /// A Hugging Face checkpoint folder.
     Folder(&'a Path),
+    /// A model on the Hugging Face Hub.
+    Hub(ModelId),
 }
 
 /// How long a task is trained.
@@ -458,13 +467,31 @@ impl RunConfig {
 }
 
 impl ModelSettings {
+    /// The built-in model that `path` names.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] if it names none.
+    pub fn embedded(&self) -> Result<&'static EmbeddedModel, ConfigError> {
+        validate::embedded(self).map_err(|violation| violation.at(Origin::Code))
+    }
+
     /// What `path` names.
     pub fn source(&self) -> ModelSource<'_> {
         match self.path.strip_prefix("embedded:") {
             Some(name) => ModelSource::Embedded(name),
-            None => ModelSource::Folder(Path::new(&self.path)),
+            None => match hub_id(Path::new(""), &self.path) {
+                Some(id) => ModelSource::Hub(id),
+                None => ModelSource::Folder(Path::new(&self.path)),
+            },
         }
     }
+}
+
+/// The model on the Hub that `path` names: it has the form of an id, and below `base` is no such folder. A
+/// folder always wins, so that a local model never touches the network.
+fn hub_id(base: &Path, path: &str) -> Option<ModelId> {
+    let id = path.parse().ok()?;
+    (!base.join(path).exists()).then_some(id)
 }
 
 impl LoraSettings {

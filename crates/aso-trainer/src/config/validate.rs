@@ -7,8 +7,10 @@ use std::ops::RangeBounds;
 use aso_data::synthetic::{DemoConfig, demo_specs};
 use aso_lora::TargetModules;
 
+use crate::embedded::{EmbeddedModel, MODELS};
+
 use super::{
-    AttributionPreset, ConfigError, DataFormat, EMBEDDED_MODEL, ModelSource, Origin, RunConfig,
+    AttributionPreset, ConfigError, DataFormat, ModelSettings, ModelSource, Origin, RunConfig,
     TapStack,
 };
 
@@ -125,19 +127,32 @@ fn preset(order: &str) -> Result<Vec<String>, Violation> {
     }
 }
 
+/// The built-in model that a path names.
+pub(super) fn embedded(model: &ModelSettings) -> Result<&'static EmbeddedModel, Violation> {
+    let found = match model.source() {
+        ModelSource::Embedded(name) => EmbeddedModel::find(name),
+        ModelSource::Folder(_) | ModelSource::Hub(_) => None,
+    };
+    found.ok_or_else(|| {
+        let names = MODELS
+            .iter()
+            .map(|model| format!("\"embedded:{}\"", model.name));
+        let expected = format!(
+            "a folder, a model on the Hub or one of {}",
+            names.collect::<Vec<_>>().join(", ")
+        );
+        Violation::new("model.path", expected, format!("\"{}\"", model.path))
+    })
+}
+
 fn model(config: &RunConfig) -> Result<(), Violation> {
     let model = &config.model;
-    let known = match model.source() {
-        ModelSource::Embedded(_) => model.path == EMBEDDED_MODEL,
-        ModelSource::Folder(folder) => !folder.as_os_str().is_empty(),
-    };
-    if !known {
-        let expected = format!("a folder or \"{EMBEDDED_MODEL}\"");
-        return Err(Violation::new(
-            "model.path",
-            expected,
-            format!("\"{}\"", model.path),
-        ));
+    match model.source() {
+        ModelSource::Folder(folder) if !folder.as_os_str().is_empty() => {}
+        ModelSource::Hub(_) => {}
+        ModelSource::Embedded(_) | ModelSource::Folder(_) => {
+            embedded(model)?;
+        }
     }
     match model.dropout {
         Some(dropout) => within("model.dropout", dropout, 0.0..1.0, PROBABILITY),

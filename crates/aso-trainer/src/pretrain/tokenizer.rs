@@ -1,22 +1,29 @@
-//! The tokenizer of the generated language, in T5's form.
+//! The tokenizer of the generated language.
 
 use std::collections::BTreeSet;
 
+use aso_backbones::ModelKind;
 use aso_data::TextTokenizer;
 use aso_data::synthetic::{PUNCTUATION, lexicon};
 use serde_json::{Value, json};
 
 use super::PretrainError;
 
-/// Ids 0, 1 and 2.
-const SPECIAL: [&str; 3] = ["<pad>", "</s>", "<unk>"];
+/// Ids 0, 1, 2 and, for a causal model, 3.
+const SPECIAL: [&str; 4] = ["<pad>", "</s>", "<unk>", BEGIN];
+const BEGIN: &str = "<s>";
 
 /// `tokenizer.json` with every word of the generated language as one piece: a Unigram model with
 /// Metaspace (white space becomes `▁`) like T5's, text lower-cased, `sentinels` sentinel tokens at the end
-/// with `<extra_id_0>` last.
+/// with `<extra_id_0>` last. Like T5's it puts the end token behind a text, or, for a causal model, like
+/// LLaMA's a begin token in front.
 ///
 /// Other text is spelled: the letters, digits and ASCII marks are pieces too.
-pub(super) fn tokenizer_json(sentinels: usize) -> Vec<u8> {
+pub(super) fn tokenizer_json(kind: ModelKind, sentinels: usize) -> Vec<u8> {
+    let special = match kind {
+        ModelKind::EncoderDecoder => &SPECIAL[..3],
+        ModelKind::Causal => &SPECIAL[..],
+    };
     let words = lexicon();
     let pieces: BTreeSet<String> = words.iter().map(|word| format!("▁{word}")).collect();
     let spelling: BTreeSet<String> = (0x21..0x7f_u8)
@@ -32,7 +39,7 @@ pub(super) fn tokenizer_json(sentinels: usize) -> Vec<u8> {
         .collect();
     // Scores are log probabilities in a trained Unigram model. Here it is enough that a word costs less
     // than spelling it.
-    let vocabulary: Vec<Value> = SPECIAL
+    let vocabulary: Vec<Value> = special
         .iter()
         .map(|token| json!([token, 0.0]))
         .chain(pieces.iter().map(|piece| json!([piece, -1.0])))
@@ -40,7 +47,7 @@ pub(super) fn tokenizer_json(sentinels: usize) -> Vec<u8> {
         .chain(sentinels.iter().map(|token| json!([token, 0.0])))
         .collect();
     let first_sentinel = vocabulary.len() - sentinels.len();
-    let added: Vec<Value> = SPECIAL
+    let added: Vec<Value> = special
         .iter()
         .map(|token| (*token).to_owned())
         .enumerate()
@@ -55,7 +62,26 @@ pub(super) fn tokenizer_json(sentinels: usize) -> Vec<u8> {
     let metaspace =
         json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
     let sequence = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
-    let end = json!({"SpecialToken": {"id": "</s>", "type_id": 0}});
+    let token = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
+    let template = |id: u32, name: &str, single: Value, pair: Value| {
+        json!({
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": pair,
+            "special_tokens": {name: {"id": name, "ids": [id], "tokens": [name]}},
+        })
+    };
+    let (a, b) = (sequence("A"), sequence("B"));
+    let post_processor = match kind {
+        ModelKind::EncoderDecoder => {
+            let end = token("</s>");
+            template(1, "</s>", json!([a, end]), json!([a, end, b, end]))
+        }
+        ModelKind::Causal => {
+            let begin = token(BEGIN);
+            template(3, BEGIN, json!([begin, a]), json!([begin, a, b]))
+        }
+    };
     let tokenizer = json!({
         "version": "1.0",
         "truncation": null,
@@ -67,12 +93,7 @@ pub(super) fn tokenizer_json(sentinels: usize) -> Vec<u8> {
             {"type": "Strip", "strip_left": true, "strip_right": true},
         ]},
         "pre_tokenizer": metaspace,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [sequence("A"), end],
-            "pair": [sequence("A"), end, sequence("B"), end],
-            "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
-        },
+        "post_processor": post_processor,
         "decoder": metaspace,
         "model": {"type": "Unigram", "unk_id": 2, "vocab": vocabulary, "byte_fallback": false},
     });
@@ -99,7 +120,7 @@ mod tests {
 
     #[test]
     fn every_word_of_the_demo_is_one_token() {
-        let tokenizer = parse(&tokenizer_json(8)).unwrap();
+        let tokenizer = parse(&tokenizer_json(ModelKind::EncoderDecoder, 8)).unwrap();
         assert_eq!(
             (tokenizer.pad_id(), tokenizer.eos_id(), tokenizer.unk_id()),
             (Some(0), Some(1), Some(2))
@@ -124,8 +145,17 @@ mod tests {
     }
 
     #[test]
+    fn a_causal_models_tokenizer_begins_texts() {
+        let tokenizer = parse(&tokenizer_json(ModelKind::Causal, 0)).unwrap();
+        assert_eq!((tokenizer.bos_id(), tokenizer.adds_bos()), (Some(3), true));
+        let ids = [tokenizer.pad_id(), tokenizer.eos_id(), tokenizer.unk_id()];
+        assert_eq!(ids, [Some(0), Some(1), Some(2)]);
+        assert!(sentinel_ids(&tokenizer).is_empty());
+    }
+
+    #[test]
     fn other_text_is_spelled() {
-        let tokenizer = parse(&tokenizer_json(8)).unwrap();
+        let tokenizer = parse(&tokenizer_json(ModelKind::EncoderDecoder, 8)).unwrap();
         let ids = tokenizer.encode("  Zyzzyva \t 42% ").unwrap();
         assert!(!ids.contains(&2), "{ids:?}");
         assert_eq!(tokenizer.decode(&ids).unwrap(), "zyzzyva 42%");
