@@ -30,18 +30,18 @@ pub enum AutoConfig {
 #[derive(Debug, Clone)]
 pub enum AutoModel {
     /// T5 and mT5.
-    T5(T5ForConditionalGeneration),
+    T5(Box<T5ForConditionalGeneration>),
     /// LLaMA, Mistral and Qwen2.
-    Llama(LlamaForCausalLm),
+    Llama(Box<LlamaForCausalLm>),
 }
 
 /// What a traced pass of an [`AutoModel`] keeps.
 #[derive(Debug)]
 pub enum AutoTrace {
     /// Of a [`T5ForConditionalGeneration`].
-    T5(T5Trace),
+    T5(Box<T5Trace>),
     /// Of a [`LlamaForCausalLm`].
-    Llama(LlamaTrace),
+    Llama(Box<LlamaTrace>),
 }
 
 impl AutoConfig {
@@ -117,12 +117,14 @@ impl AutoModel {
             });
         }
         Ok(match config {
-            AutoConfig::T5(config) => Self::T5(T5ForConditionalGeneration::from_checkpoint(
-                config, checkpoint, dtype, device,
-            )?),
-            AutoConfig::Llama(config) => Self::Llama(LlamaForCausalLm::from_checkpoint(
-                config, checkpoint, dtype, device,
-            )?),
+            AutoConfig::T5(config) => {
+                let load = T5ForConditionalGeneration::from_checkpoint;
+                Self::T5(Box::new(load(config, checkpoint, dtype, device)?))
+            }
+            AutoConfig::Llama(config) => {
+                let load = LlamaForCausalLm::from_checkpoint;
+                Self::Llama(Box::new(load(config, checkpoint, dtype, device)?))
+            }
         })
     }
 }
@@ -177,8 +179,8 @@ impl BlockTaps for AutoModel {
         scope: AdapterScope,
     ) -> Result<AutoTrace, BackboneError> {
         Ok(match self {
-            Self::T5(model) => AutoTrace::T5(model.trace(batch, point, scope)?),
-            Self::Llama(model) => AutoTrace::Llama(model.trace(batch, point, scope)?),
+            Self::T5(model) => AutoTrace::T5(Box::new(model.trace(batch, point, scope)?)),
+            Self::Llama(model) => AutoTrace::Llama(Box::new(model.trace(batch, point, scope)?)),
         })
     }
 

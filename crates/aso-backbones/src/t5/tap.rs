@@ -33,6 +33,7 @@ struct TracedAnswer {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one value per trace")]
 enum Traced {
     Answer(TracedAnswer),
     Encoder {

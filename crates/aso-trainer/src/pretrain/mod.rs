@@ -57,6 +57,7 @@ pub struct PretrainConfig {
 
 /// The model to pre-train; the size of the vocabulary is filled in.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one value per run")]
 pub enum PretrainModel {
     /// An encoder-decoder.
     T5 {
