@@ -1,11 +1,11 @@
 //! Hugging Face safetensors checkpoints, read tensor by tensor.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Tensor;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -22,7 +22,8 @@ const MAX_HEADER: u64 = 100_000_000;
 const PORTION: usize = 1 << 20;
 
 enum Source {
-    File(File),
+    /// Reading moves the file's one position.
+    File(Mutex<File>),
     Bytes(&'static [u8]),
 }
 
@@ -42,7 +43,7 @@ pub struct Checkpoint {
     origin: String,
     shards: Vec<Shard>,
     tensors: BTreeMap<String, usize>,
-    used: RefCell<BTreeSet<String>>,
+    used: Mutex<BTreeSet<String>>,
 }
 
 impl Checkpoint {
@@ -56,7 +57,10 @@ impl Checkpoint {
         let origin = dir.display().to_string();
         if single.exists() {
             let file = File::open(&single).map_err(io(&single))?;
-            return Self::from_shards(origin, vec![Shard::open(single, Source::File(file))?]);
+            return Self::from_shards(
+                origin,
+                vec![Shard::open(single, Source::File(Mutex::new(file)))?],
+            );
         }
         if !index.exists() {
             if !dir.is_dir() {
@@ -80,7 +84,7 @@ impl Checkpoint {
         for name in names {
             let path = dir.join(name);
             let file = File::open(&path).map_err(io(&path))?;
-            shards.push(Shard::open(path, Source::File(file))?);
+            shards.push(Shard::open(path, Source::File(Mutex::new(file)))?);
         }
         let checkpoint = Self::from_shards(origin, shards)?;
         for (tensor, shard) in &weight_map {
@@ -117,7 +121,7 @@ impl Checkpoint {
             origin,
             shards,
             tensors,
-            used: RefCell::default(),
+            used: Mutex::default(),
         })
     }
 
@@ -153,7 +157,7 @@ impl Checkpoint {
     /// # Errors
     /// [`BackboneError::UnusedTensor`] names the first one.
     pub fn finish(&self, ignored: impl Fn(&str) -> bool) -> Result<(), BackboneError> {
-        let used = self.used.borrow();
+        let used = lock(&self.used);
         let unused: Vec<&String> = self
             .tensors
             .keys()
@@ -171,6 +175,10 @@ impl Checkpoint {
 }
 
 impl WeightSource for Checkpoint {
+    fn is_unordered(&self) -> bool {
+        true
+    }
+
     fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -225,7 +233,7 @@ impl Checkpoint {
         shard.read_portions(info, portion, &mut |bytes| {
             filling.push(info.dtype, bytes);
         })?;
-        self.used.borrow_mut().insert(name.to_owned());
+        lock(&self.used).insert(name.to_owned());
         Ok(filling.finish())
     }
 }
@@ -238,7 +246,7 @@ impl Shard {
             reason,
         };
         let found = match &source {
-            Source::File(file) => file.metadata().map_err(io(&path))?.len(),
+            Source::File(file) => lock(file).metadata().map_err(io(&path))?.len(),
             Source::Bytes(bytes) => bytes.len() as u64,
         };
         if found < 8 {
@@ -311,7 +319,7 @@ impl Source {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
         match self {
             Self::File(file) => {
-                let mut file = file;
+                let mut file = lock(file);
                 file.seek(SeekFrom::Start(offset))?;
                 file.read_exact(buffer)
             }
@@ -403,6 +411,11 @@ pub fn serialize(tensors: Vec<NamedTensor>, dtype: FloatDtype) -> Result<Vec<u8>
             reason: error.to_string(),
         }
     })
+}
+
+/// A panic elsewhere leaves neither a file nor a set of names in a state that matters.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> BackboneError {

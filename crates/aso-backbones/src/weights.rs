@@ -5,6 +5,7 @@ use aso_lora::dropout::site;
 use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::{Deserialize, Serialize};
 
 use crate::BackboneError;
@@ -236,7 +237,11 @@ impl FloatValues {
 }
 
 /// Where a model's parameters come from: a checkpoint, or an initialisation.
-pub trait WeightSource {
+pub trait WeightSource: Sync {
+    /// Whether tensors are the same in whatever order they are asked for, so that several threads may ask. An
+    /// initialisation that draws from one generator says no.
+    fn is_unordered(&self) -> bool;
+
     /// Whether the source stores `name` (an initialisation stores everything).
     fn contains(&self, name: &str) -> bool;
 
@@ -262,6 +267,22 @@ pub(crate) struct Loader<'a> {
 }
 
 impl Loader<'_> {
+    /// Builds `count` parts of a model, in parallel where the source allows it: most of the time goes into
+    /// fresh memory, which every thread maps for itself.
+    pub(crate) fn parts<T: Send>(
+        &self,
+        count: usize,
+        build: impl Fn(usize) -> Result<T, BackboneError> + Sync,
+    ) -> Result<Vec<T>, BackboneError> {
+        if self.source.is_unordered() {
+            let parts: Vec<_> = (0..count).into_par_iter().map(&build).collect();
+            // The first error in order, whichever thread was first.
+            parts.into_iter().collect()
+        } else {
+            (0..count).map(build).collect()
+        }
+    }
+
     fn tensor<const D: usize>(
         &self,
         name: &str,

@@ -1,7 +1,7 @@
 //! From a checkpoint, or a random initialisation, to a model.
 
-use std::cell::RefCell;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use aso_lora::dropout::site;
 use burn::tensor::Device;
@@ -76,9 +76,9 @@ impl LlamaForCausalLm {
         };
         Ok(Self {
             embed_tokens: loader.matrix("model.embed_tokens.weight", embedding, dtype)?,
-            layers: (0..config.blocks)
-                .map(|at| builder.layer(&format!("model.layers.{at}")))
-                .collect::<Result<_, _>>()?,
+            layers: loader.parts(config.blocks, |at| {
+                builder.layer(&format!("model.layers.{at}"))
+            })?,
             norm: builder.norm("model.norm.weight")?,
             lm_head,
             config,
@@ -160,7 +160,7 @@ impl Builder<'_> {
 pub struct RandomInit {
     tied: bool,
     std: f32,
-    rng: RefCell<ChaCha8Rng>,
+    rng: Mutex<ChaCha8Rng>,
 }
 
 impl RandomInit {
@@ -169,12 +169,16 @@ impl RandomInit {
         Self {
             tied,
             std: std as f32,
-            rng: RefCell::new(ChaCha8Rng::seed_from_u64(seed)),
+            rng: Mutex::new(ChaCha8Rng::seed_from_u64(seed)),
         }
     }
 }
 
 impl WeightSource for RandomInit {
+    fn is_unordered(&self) -> bool {
+        false
+    }
+
     fn contains(&self, name: &str) -> bool {
         name != "lm_head.weight" || !self.tied
     }
@@ -192,7 +196,7 @@ impl WeightSource for RandomInit {
         } else if name.ends_with(".bias") {
             vec![0.0; count]
         } else {
-            let mut rng = self.rng.borrow_mut();
+            let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
             let draw = |_| self.std * Distribution::<f32>::sample(&StandardNormal, &mut *rng);
             (0..count).map(draw).collect()
         };

@@ -1,7 +1,7 @@
 //! From a checkpoint, or a random initialisation, to a model; and back to files.
 
-use std::cell::RefCell;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use aso_lora::LoraLinear;
 use aso_lora::dropout::site;
@@ -182,9 +182,9 @@ impl Builder<'_> {
     }
 
     fn stack(&self, name: &str, count: usize, decoder: bool) -> Result<T5Stack, BackboneError> {
-        let blocks = (0..count)
-            .map(|at| self.block(&format!("{name}.block.{at}"), decoder))
-            .collect::<Result<_, _>>()?;
+        let blocks = self.loader.parts(count, |at| {
+            self.block(&format!("{name}.block.{at}"), decoder)
+        })?;
         let bias = format!("{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
         Ok(T5Stack {
             blocks,
@@ -215,13 +215,13 @@ pub struct RandomInit {
     tied: bool,
     /// Standard deviation of the embedding (1 in Hugging Face).
     embedding_std: f64,
-    rng: RefCell<ChaCha8Rng>,
+    rng: Mutex<ChaCha8Rng>,
 }
 
 impl RandomInit {
     /// An initialisation that is a function of `seed`.
     pub fn new(config: T5Config, tied: bool, seed: u64) -> Self {
-        let rng = RefCell::new(ChaCha8Rng::seed_from_u64(seed));
+        let rng = Mutex::new(ChaCha8Rng::seed_from_u64(seed));
         Self {
             config,
             tied,
@@ -239,6 +239,10 @@ impl RandomInit {
 }
 
 impl WeightSource for RandomInit {
+    fn is_unordered(&self) -> bool {
+        false
+    }
+
     fn contains(&self, name: &str) -> bool {
         name != "lm_head.weight" || !self.tied
     }
@@ -269,7 +273,7 @@ impl WeightSource for RandomInit {
             Some("wo") => (d_ff as f64).powf(-0.5),
             _ => (d_model as f64).powf(-0.5),
         };
-        let mut rng = self.rng.borrow_mut();
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
         // A standard deviation above is positive and finite, so the distribution exists.
         let normal = Normal::new(0.0, std).map_err(|_| BackboneError::Dtype {
             origin: "random initialisation".into(),
