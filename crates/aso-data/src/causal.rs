@@ -379,7 +379,7 @@ mod tests {
             .unwrap()
     }
 
-    // Python (tokenizers 0.23): Tokenizer.from_str(file).encode(text).tokens
+    // By hand, from the expression and the merges.
     #[test]
     fn a_splitting_expression_with_look_ahead() {
         let tokenizer = llama3();
