@@ -1,28 +1,41 @@
-//! The costs of a run: training step, attribution, causal_attribution, penalties, generation, folding, loading.
+//! The costs of a run: training step and its growth, attribution, penalties, generation, evaluation, folding, merging,
+//! loading.
 //!
-//! `cargo xtask bench`, or `cargo bench -p aso-tests`. The model is a random T5 with T5-small's widths in
-//! 2 + 2 blocks, so that a pass takes seconds; ratios between rows are meaningful, absolute times are not.
+//! `cargo xtask bench`, which ends with a table, or `cargo bench -p aso-tests`. The model is a random T5 with T5-small's
+//! widths in 2 + 2 blocks, so that a pass takes seconds; ratios between rows are meaningful, absolute times are not.
+//! `cargo xtask bench --peer` measures whole models against PyTorch.
 
 use std::hint::black_box;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aso_attribution::{Attributor, Preset};
 use aso_backbones::llama::{self, HfLlamaConfig, LlamaConfig, LlamaForCausalLm};
 use aso_backbones::t5::{HfT5Config, RandomInit, T5Config, T5ForConditionalGeneration};
-use aso_backbones::{Backbone, FloatDtype, GenerationConfig, RowControl, TokenBatch};
-use aso_lora::{AdapterHost, ForwardContext, LoraConfig};
+use aso_backbones::{
+    Backbone, FloatDtype, GenerationConfig, NamedTensor, RowControl, TokenBatch, checkpoint,
+};
+use aso_lora::{AdapterHost, AdapterScope, ForwardContext, LoraConfig};
 use aso_losses::{OrthogonalityPenalty, SequenceCrossEntropy, SubspacePair};
+use aso_trainer::Task;
+use aso_trainer::config::{DataSettings, ModelSettings};
+use aso_trainer::evaluate::Evaluator;
+use aso_trainer::events::Silent;
+use aso_trainer::load::{load_model, open_library};
 use aso_trainer::optimizer::{AdamWSettings, SubspaceGradients, SubspaceOptimizer};
 use burn::tensor::Device;
 use criterion::{Criterion, criterion_group, criterion_main};
 
-fn config() -> T5Config {
-    let hf = HfT5Config {
+fn hf_config() -> HfT5Config {
+    HfT5Config {
         num_layers: 2,
         vocab_size: 8192,
         ..HfT5Config::default()
-    };
-    T5Config::resolve("bench".as_ref(), &hf).expect("a valid configuration")
+    }
+}
+
+fn config() -> T5Config {
+    T5Config::resolve("bench".as_ref(), &hf_config()).expect("a valid configuration")
 }
 
 /// A model with `past` frozen subspaces, folded, and an active one.
@@ -67,6 +80,27 @@ fn train_step(criterion: &mut Criterion) {
                 let logits = model.logits(&batch, &ForwardContext::training(None));
                 let loss = SequenceCrossEntropy::default().forward(logits, batch.labels());
                 let mut gradients = SubspaceGradients::collect(&model, &mut loss.sum.backward());
+                gradients.clip(1.0);
+                optimizer.step(&mut model, &gradients, 1e-3);
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A step with the orthogonality penalty: what grows with the number of tasks.
+fn growth(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("growth: step with penalty, batch 8, source 128");
+    let batch = batch(8, 128, 8);
+    for past in [1, 5, 15, 50] {
+        let mut model = model(past);
+        let mut optimizer = SubspaceOptimizer::new(AdamWSettings::default());
+        group.bench_function(format!("{past} past tasks"), |bencher| {
+            bencher.iter(|| {
+                let logits = model.logits(&batch, &ForwardContext::training(None));
+                let loss = SequenceCrossEntropy::default().forward(logits, batch.labels());
+                let mut gradients = SubspaceGradients::collect(&model, &mut loss.sum.backward());
+                gradients.add(penalty_gradients(&model));
                 gradients.clip(1.0);
                 optimizer.step(&mut model, &gradients, 1e-3);
             });
@@ -156,29 +190,31 @@ fn penalties(criterion: &mut Criterion) {
     for past in [1, 14] {
         let model = model(past);
         group.bench_function(format!("{past} past tasks"), |bencher| {
-            bencher.iter(|| {
-                let mut pairs = Vec::new();
-                model.visit_linears(&mut |layer| {
-                    if let (Some(active), Some(frozen)) = (layer.active(), layer.frozen()) {
-                        let (previous, active) = (frozen.a(), active.a.val());
-                        pairs.push(SubspacePair {
-                            previous,
-                            active,
-                            row_weights: None,
-                        });
-                    }
-                });
-                let penalty = OrthogonalityPenalty::default().forward(pairs);
-                let mut gradients = penalty.expect("there are past tasks").backward();
-                black_box(SubspaceGradients::collect(&model, &mut gradients))
-            });
+            bencher.iter(|| black_box(penalty_gradients(&model)));
         });
     }
     group.finish();
 }
 
-fn evaluation(criterion: &mut Criterion) {
-    let (mut model, batch) = (model(2), batch(16, 128, 8));
+fn penalty_gradients(model: &T5ForConditionalGeneration) -> SubspaceGradients {
+    let mut pairs = Vec::new();
+    model.visit_linears(&mut |layer| {
+        if let (Some(active), Some(frozen)) = (layer.active(), layer.frozen()) {
+            let (previous, active) = (frozen.a(), active.a.val());
+            pairs.push(SubspacePair {
+                previous,
+                active,
+                row_weights: None,
+            });
+        }
+    });
+    let penalty = OrthogonalityPenalty::default().forward(pairs);
+    let mut gradients = penalty.expect("there are past tasks").backward();
+    SubspaceGradients::collect(model, &mut gradients)
+}
+
+fn generation(criterion: &mut Criterion) {
+    let (model, batch) = (model(2), batch(16, 128, 8));
     let config = GenerationConfig::greedy(8);
     criterion.bench_function("generate 8 tokens, batch 16, source 128", |bencher| {
         bencher.iter(|| {
@@ -190,12 +226,79 @@ fn evaluation(criterion: &mut Criterion) {
             ))
         });
     });
+}
+
+/// The built-in model on a task of the built-in suite, text to score.
+fn evaluation(criterion: &mut Criterion) {
+    let settings = ModelSettings::default();
+    let loaded = load_model(&settings, &Device::default(), &mut Silent).expect("a built-in model");
+    let data = DataSettings {
+        max_train: Some(1),
+        max_eval: Some(100),
+        ..DataSettings::default()
+    };
+    let library = open_library(&data).expect("built-in tasks");
+    let name = library.names().remove(0);
+    let (codec, vocabulary) = (&loaded.codec, loaded.model.vocabulary());
+    let task = Task::load(library.as_ref(), &name, &data, 1, codec, vocabulary);
+    let task = task.expect("a built-in task");
+    let evaluator = Evaluator {
+        codec,
+        batch_size: 32,
+        generation: GenerationConfig::greedy(6),
+        stop: &[],
+    };
+    criterion.bench_function("evaluate 100 examples, built-in model", |bencher| {
+        bencher.iter(|| {
+            let model = &loaded.model;
+            let score = evaluator.score(model, &task, AdapterScope::All, &mut |_| {});
+            black_box(score).expect("answers that can be decoded")
+        });
+    });
+}
+
+/// What happens to the weights at the ends of tasks and of runs.
+fn weights(criterion: &mut Criterion) {
+    let mut model = model(2);
     criterion.bench_function("fold 2 past tasks", |bencher| bencher.iter(|| model.fold()));
+    criterion.bench_function("merge 3 subspaces", |bencher| {
+        bencher.iter(|| model.visit_linears(&mut |layer| drop(black_box(layer.merge()))));
+    });
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    criterion.bench_function("write the merged model", |bencher| {
+        bencher.iter(|| write_merged(&model, dir.path()));
+    });
+    // Also where a filter leaves the writing out.
+    write_merged(&model, dir.path());
+    let config = serde_json::to_string(&hf_config()).expect("plain values");
+    std::fs::write(dir.path().join("config.json"), config).expect("a writable folder");
+    criterion.bench_function("load the merged model", |bencher| {
+        bencher.iter(|| {
+            let model = T5ForConditionalGeneration::from_pretrained(dir.path(), &Device::default());
+            black_box(model).expect("just written")
+        });
+    });
+}
+
+/// The backbone with every subspace added to its weights, as a safetensors file.
+fn write_merged(model: &T5ForConditionalGeneration, dir: &Path) {
+    let mut parameters = model.named_parameters();
+    let mut merged = Vec::new();
+    model.visit_linears(&mut |layer| {
+        if layer.frozen().is_some() || layer.active().is_some() {
+            let weight = layer.merge().weight.val().transpose();
+            merged.push(NamedTensor::new(format!("{}.weight", layer.name()), weight));
+        }
+    });
+    parameters.retain(|known| merged.iter().all(|new| new.name != known.name));
+    parameters.extend(merged);
+    let bytes = checkpoint::serialize(parameters, FloatDtype::F32).expect("distinct names");
+    std::fs::write(dir.join("model.safetensors"), bytes).expect("a writable folder");
 }
 
 criterion_group! {
     name = core;
     config = Criterion::default().sample_size(10);
-    targets = train_step, attribution, causal_attribution, penalties, evaluation
+    targets = train_step, growth, attribution, causal_attribution, penalties, generation, evaluation, weights
 }
 criterion_main!(core);

@@ -10,6 +10,7 @@
 //! | 2 | wrong usage, or a step could not be run |
 
 mod commands;
+mod python;
 mod steps;
 mod workspace;
 
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::bench::ChecksDiffer;
 use crate::commands::{backbone, bench, check, fixtures, test, validate};
 use crate::steps::CommandFailed;
 use crate::workspace::Workspace;
@@ -31,7 +33,8 @@ Examples:
   cargo xtask validate                     everything a change must pass
   cargo xtask check format clippy          two of the checks
   cargo xtask test -- resume               tests whose name contains `resume`
-  cargo xtask bench --filter lora          benchmarks whose name contains `lora`
+  cargo xtask bench --filter fold          benchmarks whose name contains `fold`
+  cargo xtask bench --peer --filter train  training steps, against PyTorch
   cargo xtask fixtures -- --out /tmp/t5    parity fixtures, written elsewhere to compare";
 
 #[derive(Debug, Parser)]
@@ -48,7 +51,7 @@ enum Command {
     Check(check::Args),
     /// All tests, with the command of the README
     Test(test::Args),
-    /// All benchmarks
+    /// All benchmarks, or with --peer the same work here and in PyTorch, in turn
     Bench(bench::Args),
     /// Rewrite the parity fixtures with PyTorch, Transformers and PEFT, or let PEFT read our adapters
     Fixtures(fixtures::Args),
@@ -63,7 +66,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::from(if error.is::<CommandFailed>() { 1 } else { 2 })
+            let found = error.is::<CommandFailed>() || error.is::<ChecksDiffer>();
+            ExitCode::from(if found { 1 } else { 2 })
         }
     }
 }

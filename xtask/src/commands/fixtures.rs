@@ -4,11 +4,9 @@
 //! `requirements.txt` changes. Nothing of this is needed to build, test or use the project.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
-use xshell::Shell;
-
+use crate::python::python_with;
 use crate::steps::execute;
 use crate::workspace::Workspace;
 
@@ -43,55 +41,4 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
             .arg(script)
             .args(&args.script_args),
     )
-}
-
-/// The Python of a virtual environment in `environment` that holds what `requirements` names.
-fn python_with(
-    shell: &Shell,
-    requirements: &Path,
-    environment: &Path,
-    python: &Path,
-) -> anyhow::Result<PathBuf> {
-    let inside = environment.join(if cfg!(windows) {
-        "Scripts/python.exe"
-    } else {
-        "bin/python"
-    });
-    let wanted = shell.read_file(requirements)?;
-    // Written last, so that an interrupted installation counts as none.
-    let installed = environment.join("installed.txt");
-    if !is_current(shell, &installed, &wanted) {
-        let venv = shell
-            .cmd(python)
-            .args(["-m", "venv", "--clear"])
-            .arg(environment);
-        execute(venv).context("cannot make a virtual environment")?;
-        let pip = shell
-            .cmd(&inside)
-            .args(["-m", "pip", "install", "--requirement"]);
-        execute(pip.arg(requirements)).context("cannot install the Python packages")?;
-        shell.write_file(&installed, wanted)?;
-    }
-    Ok(inside)
-}
-
-/// Whether the file `installed` says `wanted`.
-fn is_current(shell: &Shell, installed: &Path, wanted: &str) -> bool {
-    shell.path_exists(installed) && shell.read_file(installed).is_ok_and(|text| text == wanted)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_environment_is_current_only_with_the_same_requirements() {
-        let shell = Shell::new().unwrap();
-        let dir = shell.create_temp_dir().unwrap();
-        let installed = dir.path().join("installed.txt");
-        assert!(!is_current(&shell, &installed, "torch==2\n"));
-        shell.write_file(&installed, "torch==2\n").unwrap();
-        assert!(is_current(&shell, &installed, "torch==2\n"));
-        assert!(!is_current(&shell, &installed, "torch==3\n"));
-    }
 }
