@@ -83,6 +83,9 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         bail!("no workload matches; there are {}", all.join(", "));
     }
     let selected = available(workspace, selected);
+    if selected.is_empty() {
+        return Ok(());
+    }
     let bench = Bench::open(workspace, args.threads(), &selected)?;
     let mut results = Results {
         machine: Machine::here(),
@@ -125,11 +128,7 @@ fn available<'a>(workspace: &Workspace, selected: Vec<&'a Workload>) -> Vec<&'a 
         .into_iter()
         .partition(|workload| workload.shared == Shared::No || missing.is_empty());
     for workload in skipped {
-        eprintln!(
-            "[{}] skipped: {} is not there",
-            workload.id,
-            missing.join(" and ")
-        );
+        eprintln!("[{}] skipped: no {}", workload.id, missing.join(", no "));
     }
     there
 }
