@@ -15,7 +15,11 @@ use crate::{FileMetadata, HubConfig, HubError, ModelId, NoRequest, Transport};
 
 const CONFIG: &str = "config.json";
 const REQUIRED: [&str; 2] = [CONFIG, "tokenizer.json"];
-const OPTIONAL: [&str; 2] = ["generation_config.json", "tokenizer_config.json"];
+const OPTIONAL: [&str; 3] = [
+    "generation_config.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+];
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -121,7 +125,8 @@ impl Hub {
     /// that are missing:
     ///
     /// - `config.json` and `tokenizer.json`;
-    /// - `generation_config.json` and `tokenizer_config.json`, where the model has them;
+    /// - `generation_config.json`, `tokenizer_config.json` and `chat_template.jinja`, where the model
+    ///   has them;
     /// - `model.safetensors`, or else `model.safetensors.index.json` and the shards it names.
     ///
     /// All come from one commit: the one `revision` stands for now. A complete snapshot of a

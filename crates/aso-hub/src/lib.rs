@@ -11,8 +11,8 @@
 //! ```
 //!
 //! [`Hub::snapshot`] fetches what a model folder needs and nothing else: `config.json`,
-//! `tokenizer.json`, two optional configuration files, and the safetensors weights, in one file or
-//! in shards. The result is a folder in the cache Python's `huggingface_hub` uses, and each of the
+//! `tokenizer.json`, the optional configuration files and chat template, and the safetensors weights,
+//! in one file or in shards. The result is a folder in the cache Python's `huggingface_hub` uses, and each of the
 //! two finds what the other has downloaded.
 //!
 //! # Why not `hf-hub`

@@ -138,10 +138,11 @@ fn a_single_file_model() {
 
 #[test]
 fn a_sharded_model() {
-    let repo = Repo::sharded();
+    let repo = Repo::sharded().with("chat_template.jinja", "{{ messages }}");
     let server = repo.clone().serve();
     let client = Client::new(&server);
     let files = [
+        "chat_template.jinja",
         "config.json",
         "generation_config.json",
         "model-1-of-2.safetensors",
