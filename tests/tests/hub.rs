@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -83,10 +83,8 @@ fn answer(mut stream: &TcpStream, folder: &Path) {
     }
 }
 
-/// Runs `aso predict --model MODEL` with the given Hub settings.
-fn predict(model: &str, dir: &Path, variables: &[(&str, &str)]) -> Output {
-    let input = dir.join("in.jsonl");
-    fs::write(&input, "{\"input\": \"the\"}\n").unwrap();
+/// The program in `dir` with the given Hub settings.
+fn aso_in(dir: &Path, variables: &[(&str, &str)]) -> Command {
     let mut command = aso();
     for variable in [
         "HF_HOME",
@@ -100,6 +98,14 @@ fn predict(model: &str, dir: &Path, variables: &[(&str, &str)]) -> Output {
     command.env("HF_HUB_CACHE", dir.join("cache"));
     command.envs(variables.iter().copied());
     command.current_dir(dir);
+    command
+}
+
+/// Runs `aso predict --model MODEL` with the given Hub settings.
+fn predict(model: &str, dir: &Path, variables: &[(&str, &str)]) -> Output {
+    let input = dir.join("in.jsonl");
+    fs::write(&input, "{\"input\": \"the\"}\n").unwrap();
+    let mut command = aso_in(dir, variables);
     let output = dir.join("out.jsonl");
     let arguments = [
         "predict",
@@ -161,6 +167,26 @@ fn a_model_is_downloaded_once_and_then_found_offline() {
     assert!(second.status.success(), "{}", stderr(&second));
     assert_eq!(fs::read(dir.path().join("out.jsonl")).unwrap(), answer);
     assert_eq!(server.requests.load(Ordering::SeqCst), requests);
+
+    // A run that is started where a folder has the model's name; its adapters name the model by its id.
+    fs::create_dir_all(dir.path().join("org/tiny")).unwrap();
+    let configs = dir.path().join("configs");
+    fs::create_dir(&configs).unwrap();
+    let config = configs.join("run.toml");
+    fs::write(
+        &config,
+        "[model]\npath = \"org/tiny\"\n[data]\nmax_train = 8\nmax_eval = 1\n\
+         [stream]\ntasks = [\"topic-news\"]\n[train]\nbatch_size = 8\n\
+         [eval]\nmax_new_tokens = 1\nzero_shot = false\n",
+    )
+    .unwrap();
+    let mut command = aso_in(dir.path(), &offline);
+    command.args(["run", text(&config), "--out", "out"]);
+    let run = command.output().unwrap();
+    assert!(run.status.success(), "{}", stderr(&run));
+    let adapter = "out/adapters/00-topic-news/adapter_config.json";
+    let adapter = fs::read_to_string(dir.path().join(adapter)).unwrap();
+    assert!(adapter.contains("\"org/tiny\""), "{adapter}");
 }
 
 #[test]
@@ -178,11 +204,18 @@ fn a_folder_of_that_name_never_touches_the_network() {
 #[test]
 fn what_cannot_be_had_is_named() {
     let dir = tempfile::tempdir().unwrap();
+    let wrong = predict("hub:tiny", dir.path(), &[]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", stderr(&wrong));
+    assert!(
+        stderr(&wrong).contains("`tiny` is not a model id"),
+        "{}",
+        stderr(&wrong)
+    );
     let offline = predict("org/tiny", dir.path(), &[("HF_HUB_OFFLINE", "1")]);
     let message = stderr(&offline);
     assert_eq!(offline.status.code(), Some(2), "{message}");
     for part in [
-        "org/tiny",
+        "`org/tiny`: no such folder here, and on the Hub:",
         "config.json",
         "tokenizer.json",
         "HF_HUB_OFFLINE",

@@ -22,9 +22,17 @@ pub enum TrainerError {
     /// The model.
     #[error(transparent)]
     Backbone(#[from] BackboneError),
-    /// The Hugging Face Hub.
+    /// What is behind `hub:` is no id.
     #[error(transparent)]
-    Hub(#[from] aso_hub::HubError),
+    ModelId(#[from] aso_hub::InvalidModelId),
+    /// The Hugging Face Hub does not give the model. The message also serves those who meant a folder.
+    #[error("`{model}`: no such folder here, and on the Hub: {source}")]
+    Hub {
+        /// The model.
+        model: aso_hub::ModelId,
+        /// The reason.
+        source: Box<aso_hub::HubError>,
+    },
     /// An adapter.
     #[error(transparent)]
     Lora(#[from] LoraError),

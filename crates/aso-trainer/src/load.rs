@@ -6,7 +6,7 @@ use aso_backbones::{
     AutoConfig, AutoModel, Backbone, BackboneError, Checkpoint, FloatDtype, ModelKind,
 };
 use aso_data::{ClBenchmark, JsonlLibrary, SyntheticSuite, TaskLibrary, TextTokenizer};
-use aso_hub::{DEFAULT_REVISION, Hub, HubConfig};
+use aso_hub::{DEFAULT_REVISION, Hub, HubConfig, ModelId};
 use aso_lora::{Adapter, AdapterKind};
 use burn::tensor::Device;
 use serde::Deserialize;
@@ -27,7 +27,7 @@ pub struct Loaded<M> {
     pub codec: TextCodec,
     /// Fingerprint of the weights.
     pub fingerprint: String,
-    /// Path or built-in name, as written into adapter files.
+    /// Path, id on the Hub or built-in name, as written into adapter files.
     pub name: String,
 }
 
@@ -35,7 +35,7 @@ pub struct Loaded<M> {
 /// `None` for a built-in model.
 ///
 /// # Errors
-/// [`TrainerError::Hub`].
+/// [`TrainerError::Hub`], [`TrainerError::ModelId`].
 pub fn model_folder(
     settings: &ModelSettings,
     observer: &mut dyn Observer,
@@ -44,10 +44,16 @@ pub fn model_folder(
         ModelSource::Embedded(_) => None,
         ModelSource::Folder(dir) => Some(dir.to_owned()),
         ModelSource::Hub(id) => {
-            let hub = Hub::new(HubConfig::from_env()?)?;
+            let model: ModelId = id.parse()?;
             let revision = settings.revision.as_deref().unwrap_or(DEFAULT_REVISION);
-            Some(hub.snapshot(&id, revision, &mut |progress| {
-                observer.event(Event::Download(progress));
+            let folder = HubConfig::from_env().and_then(Hub::new).and_then(|hub| {
+                hub.snapshot(&model, revision, &mut |progress| {
+                    observer.event(Event::Download(progress));
+                })
+            });
+            Some(folder.map_err(|error| TrainerError::Hub {
+                model,
+                source: Box::new(error),
             })?)
         }
     })
@@ -90,7 +96,10 @@ pub fn load_model(
         model,
         codec,
         fingerprint,
-        name: settings.path.clone(),
+        name: match settings.source() {
+            ModelSource::Hub(id) => id.to_owned(),
+            ModelSource::Embedded(_) | ModelSource::Folder(_) => settings.path.clone(),
+        },
     })
 }
 

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::schema::{self, Schema};
-use super::{ConfigError, Origin, RunConfig};
+use super::{ConfigError, HUB, Origin, RunConfig};
 
 /// The keys that hold a path, as section and name.
 const PATH_KEYS: [(&str, &str); 2] = [("model", "path"), ("data", "path")];
@@ -26,7 +26,8 @@ impl RunConfig {
     /// `KEY` is dotted (`train.lr`); `VALUE` is TOML, or a bare word that is taken as a string.
     /// Setting one of `train.epochs` and `train.steps`, or of `stream.order` and `stream.tasks`,
     /// replaces the other. Relative paths in the file are relative to its folder, those in `set` to
-    /// the current directory; the result holds absolute paths.
+    /// the current directory; the result holds absolute paths, and `hub:` before the id of a model on the
+    /// Hub.
     ///
     /// # Errors
     /// [`ConfigError`] names the file and line, or the argument, and the key.
@@ -297,7 +298,8 @@ fn single_path(table: &Table) -> Option<Vec<String>> {
     Some(path)
 }
 
-/// Makes the paths in `table` absolute, starting from `base`.
+/// Makes the paths in `table` absolute, starting from `base`, and writes `hub:` before the ids of models on
+/// the Hub, so that no folder below the current directory is taken for one of them later.
 fn absolute_paths(table: &mut Table, base: &Path) {
     for (section, name) in PATH_KEYS {
         let value = table
@@ -306,10 +308,13 @@ fn absolute_paths(table: &mut Table, base: &Path) {
         if let Some(Value::String(path)) = value
             && !path.is_empty()
             && !path.starts_with("embedded:")
-            && (section != "model" || super::hub_id(base, path).is_none())
-            && let Ok(absolute) = std::path::absolute(base.join(&*path))
+            && !path.starts_with(HUB)
         {
-            *path = absolute.to_string_lossy().into_owned();
+            if section == "model" && super::is_hub_id(base, path) {
+                path.insert_str(0, HUB);
+            } else if let Ok(absolute) = std::path::absolute(base.join(&*path)) {
+                *path = absolute.to_string_lossy().into_owned();
+            }
         }
     }
 }
@@ -346,8 +351,8 @@ mod tests {
 
     use super::*;
     use crate::config::{
-        AttributionPreset, DataFormat, EvalTasks, MethodName, PenaltyKind, TaskOverride,
-        TrainLength,
+        AttributionPreset, DataFormat, EvalTasks, MethodName, ModelSource, PenaltyKind,
+        TaskOverride, TrainLength,
     };
 
     fn parse(text: &str, set: &[&str]) -> Result<RunConfig, ConfigError> {
@@ -506,6 +511,7 @@ mod tests {
             ("seed = -1", "seed"),
             ("[model]\npath = \"\"", "model.path"),
             ("[model]\npath = \"embedded:large\"", "model.path"),
+            ("[model]\npath = \"hub:t5-small\"", "model.path"),
             ("[model]\ndropout = 1.0", "model.dropout"),
             ("[lora]\nrank = 0", "lora.rank"),
             ("[lora]\nalpha = 0", "lora.alpha"),
@@ -632,6 +638,21 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.data.path, Some(here.join("d")));
+    }
+
+    /// The folder `src/config` is below the current directory of tests, and not below `/configs`.
+    #[test]
+    fn a_folder_elsewhere_does_not_hide_a_model_on_the_hub() {
+        for path in ["src/config", "hub:src/config"] {
+            let config = parse(&format!("[model]\npath = \"{path}\"\n"), &[]).unwrap();
+            assert_eq!(config.model.path, "hub:src/config");
+            assert_eq!(config.model.source(), ModelSource::Hub("src/config"));
+            assert_eq!(parse(&config.to_toml().unwrap(), &[]).unwrap(), config);
+        }
+        let config = parse("", &["model.path=src/config"]).unwrap();
+        assert!(Path::new(&config.model.path).is_absolute());
+        let config = parse("[model]\npath = \"./src/config\"\n", &[]).unwrap();
+        assert!(matches!(config.model.source(), ModelSource::Folder(_)));
     }
 
     #[test]

@@ -28,6 +28,9 @@ use self::schema::{plain, settings};
 /// The built-in model, as a value of `model.path`.
 pub const EMBEDDED_MODEL: &str = "embedded:demo";
 
+/// What begins a `model.path` that means the Hub, whatever folders there are.
+const HUB: &str = "hub:";
+
 settings! {
     /// The configuration of a run.
     pub struct RunConfig {
@@ -57,7 +60,8 @@ settings! {
     pub struct ModelSettings {
         /// Folder of a Hugging Face checkpoint (`config.json`, `model.safetensors` or shards,
         /// `tokenizer.json`), "organisation/name" of a model on the Hugging Face Hub (where there is
-        /// no such folder), or "embedded:demo" (T5) or "embedded:demo-llama" for the built-in models.
+        /// no such folder; "hub:organisation/name" in any case), or "embedded:demo" (T5) or
+        /// "embedded:demo-llama" for the built-in models.
         pub path: String = EMBEDDED_MODEL.to_owned(),
         /// Branch, tag or commit of a model on the Hub. Unset: "main".
         #[sample = "\"main\""]
@@ -406,8 +410,8 @@ pub enum ModelSource<'a> {
     Embedded(&'a str),
     /// A Hugging Face checkpoint folder.
     Folder(&'a Path),
-    /// A model on the Hugging Face Hub.
-    Hub(ModelId),
+    /// The model on the Hugging Face Hub with this id.
+    Hub(&'a str),
 }
 
 /// How long a task is trained.
@@ -475,23 +479,26 @@ impl ModelSettings {
         validate::embedded(self).map_err(|violation| violation.at(Origin::Code))
     }
 
-    /// What `path` names.
+    /// What `path` names. A loaded configuration says by itself whether that is a folder; of other paths in
+    /// the form of an id, those that exist below the current directory are folders.
     pub fn source(&self) -> ModelSource<'_> {
-        match self.path.strip_prefix("embedded:") {
-            Some(name) => ModelSource::Embedded(name),
-            None => match hub_id(Path::new(""), &self.path) {
-                Some(id) => ModelSource::Hub(id),
-                None => ModelSource::Folder(Path::new(&self.path)),
-            },
+        let path = self.path.as_str();
+        if let Some(name) = path.strip_prefix("embedded:") {
+            ModelSource::Embedded(name)
+        } else if let Some(id) = path.strip_prefix(HUB) {
+            ModelSource::Hub(id)
+        } else if is_hub_id(Path::new(""), path) {
+            ModelSource::Hub(path)
+        } else {
+            ModelSource::Folder(Path::new(path))
         }
     }
 }
 
-/// The model on the Hub that `path` names: it has the form of an id, and below `base` is no such folder. A
+/// Whether `path` names a model on the Hub: it has the form of an id, and below `base` is no such folder. A
 /// folder always wins, so that a local model never touches the network.
-fn hub_id(base: &Path, path: &str) -> Option<ModelId> {
-    let id = path.parse().ok()?;
-    (!base.join(path).exists()).then_some(id)
+fn is_hub_id(base: &Path, path: &str) -> bool {
+    path.parse::<ModelId>().is_ok() && !base.join(path).exists()
 }
 
 impl LoraSettings {

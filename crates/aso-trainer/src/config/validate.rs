@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::ops::RangeBounds;
 
 use aso_data::synthetic::{DemoConfig, demo_specs};
+use aso_hub::ModelId;
 use aso_lora::TargetModules;
 
 use crate::embedded::{EmbeddedModel, MODELS};
@@ -138,7 +139,7 @@ pub(super) fn embedded(model: &ModelSettings) -> Result<&'static EmbeddedModel, 
             .iter()
             .map(|model| format!("\"embedded:{}\"", model.name));
         let expected = format!(
-            "a folder, a model on the Hub or one of {}",
+            "a folder, organisation/name on the Hub or one of {}",
             names.collect::<Vec<_>>().join(", ")
         );
         Violation::new("model.path", expected, format!("\"{}\"", model.path))
@@ -149,8 +150,8 @@ fn model(config: &RunConfig) -> Result<(), Violation> {
     let model = &config.model;
     match model.source() {
         ModelSource::Folder(folder) if !folder.as_os_str().is_empty() => {}
-        ModelSource::Hub(_) => {}
-        ModelSource::Embedded(_) | ModelSource::Folder(_) => {
+        ModelSource::Hub(id) if id.parse::<ModelId>().is_ok() => {}
+        ModelSource::Embedded(_) | ModelSource::Folder(_) | ModelSource::Hub(_) => {
             embedded(model)?;
         }
     }
