@@ -228,9 +228,8 @@ pub fn load_backbone(
     let config = AutoConfig::from_dir(dir)?;
     let checkpoint = Checkpoint::open(dir)?;
     // Hashing takes as long as loading, and needs only the file.
-    let hashed = Checkpoint::open(dir)?;
     std::thread::scope(|scope| {
-        let fingerprint = scope.spawn(move || hashed.fingerprint());
+        let fingerprint = scope.spawn(|| checkpoint.fingerprint());
         let model = AutoModel::from_checkpoint(config, &checkpoint, dtype, device)?;
         let fingerprint = fingerprint
             .join()
