@@ -41,7 +41,8 @@ pub trait BlockTaps {
     /// [`TapPoint::EncoderReadout`].
     ///
     /// # Errors
-    /// [`BackboneError::Tap`] if the batch or the model does not support the point.
+    /// [`BackboneError::Tap`] if the batch or the model does not support the point,
+    /// [`BackboneError::BatchShape`] if the batch is one for another kind of model.
     fn trace(
         &self,
         batch: &TokenBatch,

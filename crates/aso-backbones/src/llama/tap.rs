@@ -7,7 +7,7 @@ use super::model::{LlamaForCausalLm, Sequence, token_positions};
 use super::rotary::Rotary;
 use crate::layers::{KeyValue, additive_mask, leading_columns, target_probability};
 use crate::taps::join_paths;
-use crate::{Backbone, BackboneError, BlockTaps, TapPoint, TokenBatch};
+use crate::{Backbone, BackboneError, BlockTaps, ModelKind, TapPoint, TokenBatch};
 
 /// What a traced pass of a causal stack keeps.
 ///
@@ -93,6 +93,7 @@ impl BlockTaps for LlamaForCausalLm {
                 );
             }
         }
+        batch.check_kind(ModelKind::Causal)?;
         let context = ForwardContext::inference().with_scope(scope);
         let (positions, targets) = Self::answers(batch)?;
         let (rows, width) = (batch.rows(), batch.source_len());
@@ -273,6 +274,19 @@ mod tests {
         let logits = model.head(last, &context);
         let vocabulary = model.config.vocabulary;
         target_probability(logits.reshape([rows, variants, vocabulary]), &targets)
+    }
+
+    /// Labels of another width than the input are those of an encoder-decoder.
+    #[test]
+    fn a_batch_for_an_encoder_decoder_is_refused() {
+        for width in [1, 4] {
+            let mut labels = vec![-100; width];
+            labels[width - 1] = 5;
+            let batch = TokenBatch::new(1, vec![1, 2], vec![1; 2], labels).unwrap();
+            let error = model(None).trace(&batch, TapPoint::Answer, AdapterScope::All);
+            let error = error.unwrap_err();
+            assert!(matches!(error, BackboneError::BatchShape { .. }), "{error}");
+        }
     }
 
     #[test]
