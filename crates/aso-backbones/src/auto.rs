@@ -36,6 +36,9 @@ pub enum AutoModel {
 }
 
 /// What a traced pass of an [`AutoModel`] keeps.
+///
+/// # Panics
+/// The methods of [`BlockTaps`] panic if an [`AutoModel`] of another family is given it.
 #[derive(Debug)]
 pub enum AutoTrace {
     /// Of a [`T5ForConditionalGeneration`].
@@ -161,6 +164,8 @@ impl AdapterHost for AutoModel {
     }
 }
 
+/// # Panics
+/// All that takes a trace panics if a model of another family made it.
 impl BlockTaps for AutoModel {
     type Trace = AutoTrace;
 

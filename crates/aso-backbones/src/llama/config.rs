@@ -201,7 +201,7 @@ impl LlamaConfig {
             let expected = "weights of type F32, F16 or BF16 and no quantisation";
             return Err(check.error("quantization_config", expected, "present"));
         }
-        // The defaults of Hugging Face's three classes.
+        // Files from before grouped queries do not name it.
         let kv_heads = hf.num_key_value_heads.unwrap_or(hf.num_attention_heads);
         let sizes = [
             ("vocab_size", hf.vocab_size),
