@@ -169,15 +169,6 @@ impl TextTokenizer {
         }
     }
 
-    /// Replaces the id of the begin token, for a model whose `config.json` names another.
-    #[must_use]
-    pub fn with_bos_id(self, id: u32) -> Self {
-        Self {
-            bos: Some(id),
-            ..self
-        }
-    }
-
     /// Rows that an embedding needs for every token: the largest id plus one.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
