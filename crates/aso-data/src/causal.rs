@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::chat::ChatTemplate;
 use crate::encode::{
-    CHUNK, EOS, EncodedExample, Seq2SeqEncoder, TextTokenizer, cannot_encode, cut_sentence,
+    CHUNK, EncodedExample, Limits, Seq2SeqEncoder, TextTokenizer, cannot_encode, cut_sentence,
 };
 use crate::error::DataError;
 use crate::example::Example;
@@ -23,9 +23,7 @@ pub struct CausalEncoder<'a> {
     tokenizer: &'a TextTokenizer,
     template: Option<&'a ChatTemplate>,
     bos: Option<u32>,
-    eos: u32,
-    max_source: usize,
-    max_target: usize,
+    limits: Limits,
 }
 
 /// An encoder for either kind of model.
@@ -57,25 +55,11 @@ impl<'a> CausalEncoder<'a> {
         max_source: usize,
         max_target: usize,
     ) -> Result<Self, DataError> {
-        if max_source < 2 || max_target < 2 {
-            return Err(DataError::BadLimits {
-                max_source,
-                max_target,
-            });
-        }
-        let eos = tokenizer
-            .eos_id()
-            .ok_or_else(|| DataError::NoSpecialToken {
-                role: "end-of-sequence",
-                tried: EOS.iter().map(|&name| name.to_owned()).collect(),
-            })?;
         Ok(Self {
             tokenizer,
             template: None,
             bos,
-            eos,
-            max_source,
-            max_target,
+            limits: Limits::new(tokenizer, max_source, max_target)?,
         })
     }
 
@@ -155,14 +139,14 @@ impl<'a> CausalEncoder<'a> {
                     task: task.to_owned(),
                     example: start + at,
                     fixed,
-                    max_source: self.max_source,
+                    max_source: self.limits.max_source,
                 })?;
             let answer = &answers[at];
             let target = match contexts[at].behind(answer.get_ids(), answer.get_offsets()) {
                 Some(ids) => ids.to_vec(),
                 None => self.tokenizer.encode(&examples[at].target)?,
             };
-            let (target, target_removed) = self.target(&target);
+            let (target, target_removed) = self.limits.target(&target);
             encoded.push(EncodedExample {
                 source,
                 target,
@@ -212,18 +196,10 @@ impl<'a> CausalEncoder<'a> {
             &ids[spelled..],
             &offsets[spelled..],
             sentence,
-            self.max_source - own,
+            self.limits.max_source - own,
         )
         .map_err(|fixed| fixed + own)?;
         Ok((self.bos.into_iter().chain(kept).collect(), removed))
-    }
-
-    fn target(&self, ids: &[u32]) -> (Vec<u32>, usize) {
-        let end = ids.iter().rposition(|&id| id != self.eos);
-        let ids = &ids[..end.map_or(0, |last| last + 1)];
-        let kept = ids.len().min(self.max_target - 1);
-        let target = ids[..kept].iter().copied().chain([self.eos]);
-        (target.collect(), ids.len() - kept)
     }
 }
 

@@ -52,14 +52,20 @@ pub struct EncodedExample {
 #[derive(Debug, Clone, Copy)]
 pub struct Seq2SeqEncoder<'a> {
     tokenizer: &'a TextTokenizer,
+    limits: Limits,
+}
+
+/// What every encoder keeps to: lengths in tokens, and the token that ends an answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
     eos: u32,
-    max_source: usize,
+    pub(crate) max_source: usize,
     max_target: usize,
 }
 
 /// Spellings of the special tokens, T5's and LLaMA's first.
 const PAD: &[&str] = &["<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>"];
-pub(crate) const EOS: &[&str] = &[
+const EOS: &[&str] = &[
     "</s>",
     "<eos>",
     "[EOS]",
@@ -263,21 +269,9 @@ impl<'a> Seq2SeqEncoder<'a> {
         max_source: usize,
         max_target: usize,
     ) -> Result<Self, DataError> {
-        if max_source < 2 || max_target < 2 {
-            return Err(DataError::BadLimits {
-                max_source,
-                max_target,
-            });
-        }
-        let eos = tokenizer.eos.ok_or_else(|| DataError::NoSpecialToken {
-            role: "end-of-sequence",
-            tried: EOS.iter().map(|&name| name.to_owned()).collect(),
-        })?;
         Ok(Self {
             tokenizer,
-            eos,
-            max_source,
-            max_target,
+            limits: Limits::new(tokenizer, max_source, max_target)?,
         })
     }
 
@@ -344,9 +338,9 @@ impl<'a> Seq2SeqEncoder<'a> {
                 task: task.to_owned(),
                 example: index,
                 fixed,
-                max_source: self.max_source,
+                max_source: self.limits.max_source,
             })?;
-        let (target, target_removed) = self.target(target.get_ids());
+        let (target, target_removed) = self.limits.target(target.get_ids());
         Ok(EncodedExample {
             source,
             target,
@@ -362,14 +356,43 @@ impl<'a> Seq2SeqEncoder<'a> {
         offsets: &[(usize, usize)],
         sentence: Range<usize>,
     ) -> Result<(Vec<u32>, usize), usize> {
-        let ids = self.without_eos(ids);
+        let Limits {
+            eos, max_source, ..
+        } = self.limits;
+        let ids = self.limits.without_eos(ids);
         let (mut kept, removed) =
-            cut_sentence(ids, offsets, sentence, self.max_source - 1).map_err(|fixed| fixed + 1)?;
-        kept.push(self.eos);
+            cut_sentence(ids, offsets, sentence, max_source - 1).map_err(|fixed| fixed + 1)?;
+        kept.push(eos);
         Ok((kept, removed))
     }
+}
 
-    fn target(&self, ids: &[u32]) -> (Vec<u32>, usize) {
+impl Limits {
+    /// Checks the limits, and that the tokenizer has an end token.
+    pub(crate) fn new(
+        tokenizer: &TextTokenizer,
+        max_source: usize,
+        max_target: usize,
+    ) -> Result<Self, DataError> {
+        if max_source < 2 || max_target < 2 {
+            return Err(DataError::BadLimits {
+                max_source,
+                max_target,
+            });
+        }
+        let eos = tokenizer.eos.ok_or_else(|| DataError::NoSpecialToken {
+            role: "end-of-sequence",
+            tried: EOS.iter().map(|&name| name.to_owned()).collect(),
+        })?;
+        Ok(Self {
+            eos,
+            max_source,
+            max_target,
+        })
+    }
+
+    /// An answer's ids with the end token, and the number of those that did not fit.
+    pub(crate) fn target(&self, ids: &[u32]) -> (Vec<u32>, usize) {
         let ids = self.without_eos(ids);
         let kept = ids.len().min(self.max_target - 1);
         (
