@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use aso_hub::Progress as Download;
-use aso_trainer::events::{Event, Observer};
+use aso_trainer::events::{Event, Observer, Progress as Download};
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
@@ -111,18 +110,23 @@ pub(crate) struct Progress {
     started: Instant,
 }
 
+const COUNTS: &str = "{msg:32!} {bar:30} {pos}/{len} {elapsed_precise} left {eta_precise} {prefix}";
+const BYTES: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
+
 impl Progress {
-    fn start_bar(&mut self, length: usize, message: String) {
+    /// Draws a bar of which `done` is behind us, if there is a terminal.
+    fn start_bar(&mut self, style: &str, length: u64, done: u64, message: String) {
         self.finish_bar();
         if !self.terminal.interactive {
             return;
         }
-        let style = "{msg:32!} {bar:30} {pos}/{len} {elapsed_precise} left {eta_precise} {prefix}";
-        let bar = self.terminal.bars.add(ProgressBar::new(length as u64));
+        let bar = self.terminal.bars.add(ProgressBar::new(length));
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
         }
         bar.set_message(message);
+        bar.set_position(done);
+        bar.reset_eta();
         self.bar = Some(bar);
     }
 
@@ -136,27 +140,15 @@ impl Progress {
     fn throughput(&self) -> f64 {
         self.seen as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
     }
-}
 
-impl Progress {
     fn download(&mut self, progress: Download<'_>) {
         match progress {
             Download::Planned { files, bytes } => {
                 tracing::info!(files, size = %HumanBytes(bytes), "downloading the model");
             }
             Download::Started { file, size, offset } => {
-                if self.terminal.interactive {
-                    let style = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
-                    let bar = ProgressBar::new(size).with_message(file.to_owned());
-                    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| {
-                        // The template above is valid.
-                        ProgressStyle::default_bar()
-                    }));
-                    let bar = self.terminal.bars.add(bar);
-                    bar.set_position(offset);
-                    bar.reset_eta();
-                    self.bar = Some(bar);
-                } else {
+                self.start_bar(BYTES, size, offset, file.to_owned());
+                if self.bar.is_none() {
                     tracing::info!(file, size = %HumanBytes(size), from = offset, "download");
                 }
             }
@@ -165,18 +157,11 @@ impl Progress {
                     bar.set_position(done);
                 }
             }
-            Download::Retrying {
-                file,
-                attempt,
-                delay,
-            } => {
-                let pause = format!("{:.1}s", delay.as_secs_f64());
-                tracing::warn!(file, attempt, pause, "request failed; trying again");
-            }
             Download::Finished { file, .. } => {
                 self.finish_bar();
                 tracing::debug!(file, "downloaded");
             }
+            // The library warns of what it tries again.
             _ => {}
         }
     }
@@ -194,7 +179,7 @@ impl Observer for Progress {
                 tracing::info!(method, tasks = tasks.join(" > "), trained, "run");
             }
             Event::EvaluationStarted { task, examples, .. } => {
-                self.start_bar(examples, format!("evaluate {task}"));
+                self.start_bar(COUNTS, examples as u64, 0, format!("evaluate {task}"));
             }
             Event::EvaluationProgress { done } => {
                 if let Some(bar) = &self.bar {
@@ -212,11 +197,8 @@ impl Observer for Progress {
                 first_step,
                 steps,
             } => {
-                self.start_bar(steps, format!("train {name}"));
-                if let Some(bar) = &self.bar {
-                    bar.set_position(first_step as u64);
-                    bar.reset_eta();
-                }
+                let message = format!("train {name}");
+                self.start_bar(COUNTS, steps as u64, first_step as u64, message);
                 (self.seen, self.started) = (0, Instant::now());
                 tracing::info!(
                     task = name,

@@ -1,11 +1,14 @@
 //! What a run reports while it runs.
 
+/// What a download is doing, in [`Event::Download`].
+pub use aso_hub::Progress;
+
 /// Something that happened.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'a> {
     /// A model is downloaded.
-    Download(aso_hub::Progress<'a>),
+    Download(Progress<'a>),
     /// The run starts or goes on.
     RunStarted {
         /// The method.
