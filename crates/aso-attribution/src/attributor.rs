@@ -36,9 +36,6 @@ impl TapChoice {
     }
 }
 
-const NO_ENCODER: &str =
-    "a causal model has no encoder; use preset `aso` with `attribution.stack` unset or \"decoder\"";
-
 /// Scores of current and previous model, and what follows from them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measurement {
@@ -104,18 +101,19 @@ impl Attributor {
     /// [`BackboneError::Tap`] for taps of an encoder, preset `reference` among them, on a model without
     /// one.
     pub fn check<M: BlockTaps>(&self, model: &M) -> Result<(), BackboneError> {
-        let (point, reason) = match self.taps {
-            TapChoice::One(TapPoint::Encoder) => ("encoder blocks", NO_ENCODER),
-            TapChoice::One(TapPoint::EncoderReadout) => {
-                ("encoder readout (preset `reference`)", NO_ENCODER)
-            }
+        let point = match self.taps {
+            TapChoice::One(TapPoint::Encoder) => "encoder blocks",
+            TapChoice::One(TapPoint::EncoderReadout) => "encoder readout (preset `reference`)",
             TapChoice::One(TapPoint::Answer) | TapChoice::Both => return Ok(()),
         };
         if self.tapped_blocks(model) > 0 {
             return Ok(());
         }
-        let reason = reason.to_owned();
-        Err(BackboneError::Tap { point, reason })
+        Err(BackboneError::Tap {
+            point,
+            reason: "a causal model has no encoder; preset `aso` needs none unless told to tap it"
+                .into(),
+        })
     }
 
     /// Number of blocks that a measurement reports.
