@@ -34,6 +34,7 @@ fn predict_and_probe_give_transformers_figures() {
         let tokens: Vec<Vec<u32>> =
             serde_json::from_value(expected["greedy_new_tokens"].clone()).unwrap();
         let found = fs::read_to_string(&output).unwrap();
+        assert_eq!(found.lines().count(), tokens.len());
         for (line, tokens) in found.lines().zip(&tokens) {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             assert_eq!(line["prediction"], tokenizer.decode(tokens).unwrap());

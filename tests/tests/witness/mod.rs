@@ -134,6 +134,8 @@ pub(crate) fn check_scores(name: &str, found: &[Vec<f64>], tensors: &Tensors) {
             ATTRIBUTION_TOLERANCE,
         );
     }
+    let further = format!("{name}.{}", found.len());
+    assert!(!tensors.contains_key(&further), "no scores for `{further}`");
 }
 
 pub(crate) fn check_attribution(
