@@ -148,3 +148,26 @@ impl StopCriterion for StopStrings<'_> {
         self.cut(&text).len() < text.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded::EmbeddedModel;
+
+    #[test]
+    fn answers_end_before_the_first_stop_string() {
+        let model = EmbeddedModel::find("demo").unwrap();
+        let tokenizer = &model.tokenizer().unwrap();
+        let strings = ["", "good", "and b"].map(str::to_owned);
+        let stop = StopStrings {
+            tokenizer,
+            strings: &strings,
+        };
+        assert_eq!(stop.cut("bad and bad and good"), "bad ");
+        assert_eq!(stop.cut("bad and"), "bad and");
+        // A string may reach over tokens, a word each here: the one that completes it is the last.
+        let ids = tokenizer.encode("bad and bad").unwrap();
+        let ends = [0, 1, 2, 3].map(|len| stop.is_finished(&ids[..len]));
+        assert_eq!(ends, [false, false, false, true]);
+    }
+}
