@@ -55,6 +55,7 @@ fn model(past: u64) -> T5ForConditionalGeneration {
             .expect("q and v exist");
     }
     model.fold();
+    model.keep_transposed();
     model
 }
 

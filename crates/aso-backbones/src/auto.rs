@@ -162,6 +162,10 @@ impl AdapterHost for AutoModel {
     fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut LoraLinear)) {
         each!(self, model => model.visit_linears_mut(visit));
     }
+
+    fn keep_transposed(&mut self) {
+        each!(self, model => model.keep_transposed());
+    }
 }
 
 /// # Panics

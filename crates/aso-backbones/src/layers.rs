@@ -1,6 +1,7 @@
 //! Pieces that every backbone is made of.
 
-use aso_lora::ForwardContext;
+use aso_kernels::{constant_linear, is_fused};
+use aso_lora::{ForwardContext, mixed_linear, row_major};
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -25,8 +26,7 @@ impl RmsNorm {
         x: Tensor<D>,
         context: &ForwardContext,
     ) -> Tensor<D> {
-        let rms = (x.clone().square().mean_dim(D - 1) + self.epsilon).sqrt();
-        x / rms * context.value(&self.weight).unsqueeze()
+        aso_kernels::rms_norm(x, context.value(&self.weight), self.epsilon)
     }
 }
 
@@ -63,6 +63,25 @@ pub(crate) fn embed(
         .select(0, index)
         .cast(DType::F32)
         .reshape([rows, ids.len() / rows, width])
+}
+
+/// Logits: `x: [.., d_model]` times the transpose of `head: [vocabulary, d_model]`, of which a row-major copy may be
+/// at hand.
+pub(crate) fn linear_head<const D: usize>(
+    x: Tensor<D>,
+    head: Tensor<2>,
+    transposed: Option<&Tensor<2>>,
+) -> Tensor<D> {
+    match transposed {
+        Some(transposed) if !head.is_require_grad() => constant_linear(x, transposed.clone(), head),
+        _ => mixed_linear(x, head.transpose(), None),
+    }
+}
+
+/// The copy for [`linear_head`]; none where no kernel would use it.
+pub(crate) fn transposed_head(head: &Param<Tensor<2>>) -> Option<Tensor<2>> {
+    let head = head.val().without_autodiff();
+    is_fused(&head).then(|| row_major(head.transpose()))
 }
 
 /// `[rows, ..] -> [rows * times, ..]`, copies of a row next to one another.

@@ -1,7 +1,6 @@
 //! Where parameters come from, and how they become tensors.
 
-use aso_lora::LoraLinear;
-use aso_lora::dropout::site;
+use aso_lora::{LoraLinear, site};
 use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};

@@ -3,7 +3,7 @@
 use burn::module::Param;
 use burn::tensor::Tensor;
 
-use crate::DropoutStream;
+use crate::{DropoutMask, DropoutStream};
 
 /// Which subspaces take part in a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,9 +72,11 @@ impl ForwardContext {
     ///
     /// Identity when dropout is off or `p` is 0.
     pub fn dropout<const D: usize>(&self, x: Tensor<D>, p: f64, site: u64) -> Tensor<D> {
-        match &self.dropout {
-            Some(stream) if p > 0.0 => stream.apply(x, p, site),
-            _ => x,
-        }
+        aso_kernels::dropout(x, self.mask(p, site))
+    }
+
+    /// The mask of [`dropout`](Self::dropout), for an operation that applies it by itself.
+    pub fn mask(&self, p: f64, site: u64) -> Option<DropoutMask> {
+        self.dropout.as_ref()?.mask(p, site)
     }
 }

@@ -69,6 +69,11 @@ pub trait AdapterHost {
         self.visit_linears_mut(&mut LoraLinear::unfold);
     }
 
+    /// Keeps transposed copies of the weights ([`LoraLinear::keep_transposed`]).
+    fn keep_transposed(&mut self) {
+        self.visit_linears_mut(&mut LoraLinear::keep_transposed);
+    }
+
     /// Host copy of the active subspace, by layer name. Empty if there is none.
     fn active_weights(&self) -> BTreeMap<String, LoraWeights> {
         let mut weights = BTreeMap::new();

@@ -15,28 +15,27 @@
 //! |---|---|
 //! | [`config`] | [`LoraConfig`], [`TargetModules`] |
 //! | [`context`] | [`ForwardContext`]: which subspaces take part, dropout, gradient tracking |
-//! | [`dropout`] | [`DropoutStream`]: counter-based, restorable dropout masks |
 //! | [`linear`] | [`LoraLinear`], [`FrozenStack`], [`Subspace`] |
 //! | [`host`] | [`AdapterHost`]: a model made of such layers, and what can be done to all of them |
 //! | [`floats`] | float tensors of safetensors files |
 //! | [`peft`] | [`Adapter`]: Hugging Face PEFT adapter directories, both ways |
 //!
-//! Sister crates: `aso-losses` (penalties between subspaces), `aso-backbones` (models built from
+//! Sister crates: `aso-kernels` (fused operations; with its feature `flex` a step on the CPU takes about half the
+//! time), `aso-losses` (penalties between subspaces), `aso-backbones` (models built from
 //! `LoraLinear`), `aso-attribution` (task similarity), `aso-data`, `aso-trainer`, `aso-cli`.
 
 pub mod config;
 pub mod context;
-pub mod dropout;
 pub mod error;
 pub mod floats;
 pub mod host;
 pub mod linear;
 pub mod peft;
 
+pub use aso_kernels::{DropoutMask, DropoutStream, site};
 pub use config::{LoraConfig, TargetModules};
 pub use context::{AdapterScope, ForwardContext};
-pub use dropout::DropoutStream;
 pub use error::LoraError;
 pub use host::AdapterHost;
-pub use linear::{FrozenStack, LoraLinear, Subspace, mixed_linear};
+pub use linear::{FrozenStack, LoraLinear, Subspace, mixed_linear, row_major};
 pub use peft::{Adapter, AdapterKind, LoraWeights, PeftConfig, Sidecar};

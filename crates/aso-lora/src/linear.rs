@@ -1,5 +1,6 @@
 //! A linear layer with a stack of frozen subspaces and one active subspace.
 
+use aso_kernels::{constant_linear, is_fused};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::module::linear;
@@ -7,9 +8,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::dropout::site;
 use crate::peft::LoraWeights;
-use crate::{AdapterScope, ForwardContext, LoraConfig};
+use crate::{AdapterScope, ForwardContext, LoraConfig, site};
 
 /// One trainable low-rank pair, in PEFT's orientation.
 ///
@@ -83,12 +83,17 @@ impl Subspace {
         LoraWeights::from_tensors(a, b, self.scaling)
     }
 
-    /// `s * B A x` for `x: [.., d_in]`, result `[.., d_out]`.
-    fn forward<const D: usize>(&self, x: Tensor<D>, context: &ForwardContext) -> Tensor<D> {
-        let a = context.value(&self.a);
-        let b = context.value(&self.b);
-        let hidden = linear(x, a.transpose(), None);
-        linear(hidden.mul_scalar(self.scaling), b.transpose(), None)
+    /// `y + s * B A dropout(x)` for `x: [.., d_in]`, `y: [.., d_out]`.
+    fn add_to<const D: usize>(
+        &self,
+        y: Tensor<D>,
+        x: Tensor<D>,
+        site: u64,
+        context: &ForwardContext,
+    ) -> Tensor<D> {
+        let (a, b) = (context.value(&self.a), context.value(&self.b));
+        let mask = context.mask(self.dropout, site);
+        aso_kernels::add_low_rank(y, x, a, b, self.scaling, mask)
     }
 }
 
@@ -186,6 +191,8 @@ pub struct LoraLinear {
     pub bias: Option<Param<Tensor<1>>>,
     frozen: Option<FrozenStack>,
     folded: Option<Tensor<2>>,
+    /// Transpose of the folded weight, or of the base weight where nothing is folded; if it is kept at all.
+    transposed: Option<Tensor<2>>,
     active: Option<Subspace>,
     #[module(skip)]
     name: String,
@@ -206,6 +213,7 @@ impl LoraLinear {
                 .map(|bias| Param::initialized(ParamId::from(site(&format!("{name}.bias"))), bias)),
             frozen: None,
             folded: None,
+            transposed: None,
             active: None,
             active_site: site(&format!("{name}.lora_dropout")),
             frozen_site: site(&format!("{name}.frozen_dropout")),
@@ -250,22 +258,31 @@ impl LoraLinear {
     /// - x: `[.., d_in]`
     /// - output: `[.., d_out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &ForwardContext) -> Tensor<D> {
-        let mut y = self.forward_past(x.clone(), context);
-        if let (Some(active), AdapterScope::All | AdapterScope::WithoutFrozen(_)) =
-            (&self.active, context.scope)
-        {
-            let x = context.dropout(x, active.dropout, self.active_site);
-            y = y + active.forward(x, context);
+        let y = self.forward_past(x.clone(), context);
+        match (&self.active, context.scope) {
+            (Some(active), AdapterScope::All | AdapterScope::WithoutFrozen(_)) => {
+                active.add_to(y, x, self.active_site, context)
+            }
+            _ => y,
         }
-        y
     }
 
     /// Base and frozen subspaces.
     fn forward_past<const D: usize>(&self, x: Tensor<D>, context: &ForwardContext) -> Tensor<D> {
         let bias = self.bias.as_ref().map(|bias| context.value(bias));
-        let base = |x: Tensor<D>, weight| mixed_linear(x, weight, bias);
+        let base = |x: Tensor<D>, weight| mixed_linear(x, weight, bias.clone());
+        let settled = |x: Tensor<D>, weight: Tensor<2>| match &self.transposed {
+            Some(transposed) if !weight.is_require_grad() => {
+                let y = constant_linear(x, weight, transposed.clone());
+                match bias.clone() {
+                    Some(bias) => y + bias.unsqueeze(),
+                    None => y,
+                }
+            }
+            _ => base(x, weight),
+        };
         let Some(frozen) = &self.frozen else {
-            return base(x, context.value(&self.weight));
+            return settled(x, context.value(&self.weight));
         };
         let excluded = match context.scope {
             AdapterScope::Base => return base(x, context.value(&self.weight)),
@@ -274,9 +291,13 @@ impl LoraLinear {
         };
         let dropped = context.drop_frozen_input && context.dropout.is_some();
         let y = match &self.folded {
-            Some(folded) if !dropped => base(x, folded.clone()),
-            _ => {
-                let y = base(x.clone(), context.value(&self.weight));
+            Some(folded) if !dropped => settled(x, folded.clone()),
+            folded => {
+                let weight = context.value(&self.weight);
+                let y = match folded {
+                    Some(_) => base(x.clone(), weight),
+                    None => settled(x.clone(), weight),
+                };
                 let p = self.active.as_ref().map_or(0.0, |active| active.dropout);
                 let x = if dropped {
                     context.dropout(x, p, self.frozen_site)
@@ -333,7 +354,7 @@ impl LoraLinear {
             Some(stack) => stack.push(weights),
             None => self.frozen = Some(FrozenStack::new(weights, &device)),
         }
-        self.folded = None;
+        self.unfold();
     }
 
     /// Ends a task: the active subspace joins the frozen stack.
@@ -358,6 +379,7 @@ impl LoraLinear {
     pub fn fold(&mut self) {
         if self.weight.val().dtype() == DType::F32 {
             self.folded = self.summed();
+            self.refresh_transposed();
         }
     }
 
@@ -369,7 +391,31 @@ impl LoraLinear {
 
     /// Drops the folded weight: the stack runs next to the base weight again.
     pub fn unfold(&mut self) {
-        self.folded = None;
+        if self.folded.take().is_some() {
+            self.refresh_transposed();
+        }
+    }
+
+    /// Keeps a transposed copy of the weight from now on, for the gradient of the layer's input
+    /// ([`constant_linear`]): one more copy of the weight in memory, and on a CPU a faster backward pass.
+    ///
+    /// Does nothing where no kernel would use it ([`is_fused`]): on other devices, for weights in half precision.
+    pub fn keep_transposed(&mut self) {
+        if is_fused(&self.weight.val()) {
+            self.transposed = Some(row_major(self.settled().transpose()));
+        }
+    }
+
+    fn refresh_transposed(&mut self) {
+        if self.transposed.take().is_some() {
+            self.keep_transposed();
+        }
+    }
+
+    /// The folded weight, or the base weight where nothing is folded.
+    fn settled(&self) -> Tensor<2> {
+        let base = || self.weight.val().without_autodiff();
+        self.folded.clone().unwrap_or_else(base)
     }
 
     /// The layer with every subspace added to its weight (in f32 if there is one).
@@ -384,6 +430,12 @@ impl LoraLinear {
             bias: self.bias.clone(),
         }
     }
+}
+
+/// The same numbers in row-major order.
+pub fn row_major(x: Tensor<2>) -> Tensor<2> {
+    let device = x.device();
+    Tensor::from_data(x.into_data(), &device)
 }
 
 /// `x W + bias`. Where the weight is narrower than `x` (half precision), the product runs in the weight's

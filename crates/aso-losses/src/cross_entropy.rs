@@ -1,6 +1,5 @@
 //! Cross entropy over the target tokens of a batch.
 
-use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor};
 
 /// Cross entropy between logits and labels, positions labelled [`ignore_index`](Self::ignore_index)
@@ -70,8 +69,7 @@ impl SequenceCrossEntropy {
                 Tensor::<1, Int>::from_ints(positions.as_slice(), &device),
             )
         };
-        let targets = Tensor::<1, Int>::from_ints(targets.as_slice(), &device).reshape([tokens, 1]);
-        let sum = log_softmax(flat, 1).gather(1, targets).sum().neg();
+        let sum = aso_kernels::cross_entropy(flat, &targets);
         TokenLoss { sum, tokens }
     }
 }

@@ -92,7 +92,7 @@ impl<M: Backbone> Trainer<M> {
         dir: RunDir,
     ) -> Result<Self, TrainerError> {
         let Loaded {
-            model,
+            mut model,
             codec,
             fingerprint,
             name,
@@ -109,6 +109,9 @@ impl<M: Backbone> Trainer<M> {
             });
         }
         state.grow(tasks.len());
+        if config.train.transposed_weights {
+            model.keep_transposed();
+        }
         let metrics = MetricsLog::open(&dir.path.join(METRICS_FILE), state.metrics_lines)?;
         let mut trainer = Self {
             lora: config.lora.to_lora_config(model.default_targets()),

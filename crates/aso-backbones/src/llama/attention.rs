@@ -65,9 +65,14 @@ impl LlamaAttention {
         x.reshape([rows, self.heads, n * self.kv_heads / self.heads, k])
     }
 
-    /// Scores scaled by `d_head^-0.5`, `[rows, heads, queries, keys]`.
+    /// `d_head^-0.5`.
+    fn scale(&self) -> f64 {
+        (self.d_head as f64).powf(-0.5)
+    }
+
+    /// Scaled scores, `[rows, heads, queries, keys]`.
     fn scores(&self, query: Tensor<4>, key: &Tensor<4>) -> Tensor<4> {
-        let scaled = query.mul_scalar((self.d_head as f64).powf(-0.5));
+        let scaled = query.mul_scalar(self.scale());
         self.ungroup(self.group(scaled).matmul(key.clone().transpose()))
     }
 
@@ -95,10 +100,15 @@ impl LlamaAttention {
         context: &ForwardContext,
     ) -> Tensor<3> {
         let query = self.query(x, rotary, context);
-        let weights = softmax(self.scores(query, &memory.key) + bias, 3);
-        let weights = context.dropout(weights, self.dropout, self.site);
-        let mixed = self.group(weights).matmul(memory.value.clone());
-        self.output(self.ungroup(mixed), context)
+        let mixed = aso_kernels::attention(
+            query,
+            memory.key.clone(),
+            memory.value.clone(),
+            bias,
+            self.scale(),
+            context.mask(self.dropout, self.site),
+        );
+        self.output(mixed, context)
     }
 
     /// Attends with every query to a shared prefix and to itself: queries are alternatives for one
@@ -121,7 +131,7 @@ impl LlamaAttention {
         let query = self.query(x, rotary, context);
         let shared = self.scores(query.clone(), &prefix.key) + prefix_bias;
         let own_score = self.per_group(query, own.key).sum_dim(3);
-        let own_score = own_score.mul_scalar((self.d_head as f64).powf(-0.5));
+        let own_score = own_score.mul_scalar(self.scale());
         let keys = shared.dims()[3];
         let weights = softmax(Tensor::cat(vec![shared, own_score], 3), 3);
         let from_prefix = self

@@ -1,9 +1,9 @@
 //! One block: attention and gated feed-forward layer.
 
+use aso_kernels::{Activation, activate_gated};
 use aso_lora::{ForwardContext, LoraLinear};
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 
 use super::attention::LlamaAttention;
 use super::rotary::Rotary;
@@ -20,8 +20,13 @@ pub(super) struct LlamaMlp {
 impl LlamaMlp {
     /// `x: [.., d_model]`, same shape out.
     fn forward<const D: usize>(&self, x: Tensor<D>, context: &ForwardContext) -> Tensor<D> {
-        let gate = silu(self.gate_proj.forward(x.clone(), context));
-        let hidden = gate * self.up_proj.forward(x, context);
+        let gate = self.gate_proj.forward(x.clone(), context);
+        let hidden = activate_gated(
+            gate,
+            self.up_proj.forward(x, context),
+            Activation::Silu,
+            None,
+        );
         self.down_proj.forward(hidden, context)
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use aso_lora::dropout::site;
+use aso_lora::site;
 use burn::tensor::Device;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -81,6 +81,7 @@ impl LlamaForCausalLm {
             })?,
             norm: builder.norm("model.norm.weight")?,
             lm_head,
+            transposed_head: None,
             config,
         })
     }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use aso_lora::{AdapterHost, ForwardContext, LoraLinear, TargetModules, mixed_linear};
+use aso_lora::{AdapterHost, ForwardContext, LoraLinear, TargetModules};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
@@ -11,7 +11,9 @@ use super::block::LlamaDecoderLayer;
 use super::rotary::Rotary;
 use crate::batch::IGNORED_LABEL;
 use crate::generation::RowControl;
-use crate::layers::{KeyValue, RmsNorm, additive_mask, embed, pick_position};
+use crate::layers::{
+    KeyValue, RmsNorm, additive_mask, embed, linear_head, pick_position, transposed_head,
+};
 use crate::{Backbone, GenerationConfig, ModelKind, NamedTensor, SpecialTokens, TokenBatch};
 
 /// LLaMA, Mistral or Qwen2 with a language-modelling head.
@@ -26,6 +28,8 @@ pub struct LlamaForCausalLm {
     pub(super) norm: RmsNorm,
     /// Untied head `[vocabulary, d_model]`; the embedding serves as head without it.
     pub(super) lm_head: Option<Param<Tensor<2>>>,
+    /// The head as `[d_model, vocabulary]`, if such a copy is kept.
+    pub(super) transposed_head: Option<Tensor<2>>,
     #[module(skip)]
     pub(super) config: LlamaConfig,
 }
@@ -138,7 +142,7 @@ impl LlamaForCausalLm {
     pub(super) fn head<const D: usize>(&self, x: Tensor<D>, context: &ForwardContext) -> Tensor<D> {
         let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
         let x = self.norm.forward(x, context);
-        mixed_linear(x, context.value(head).transpose(), None)
+        linear_head(x, context.value(head), self.transposed_head.as_ref())
     }
 
     fn residual_stream(&self, batch: &TokenBatch, context: &ForwardContext) -> Tensor<3> {
@@ -202,6 +206,12 @@ impl AdapterHost for LlamaForCausalLm {
         for layer in &mut self.layers {
             layer.linears_mut().into_iter().for_each(&mut *visit);
         }
+    }
+
+    fn keep_transposed(&mut self) {
+        self.visit_linears_mut(&mut LoraLinear::keep_transposed);
+        let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
+        self.transposed_head = transposed_head(head);
     }
 }
 

@@ -33,11 +33,6 @@ impl Rotary {
 
     /// Rotates pairs `(x_i, x_{i + d/2})` of `x: [rows, heads, positions, d_head]`.
     pub(super) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-        let (cos, sin) = (self.cos.clone(), self.sin.clone());
-        let rotated = first.clone() * cos.clone() - second.clone() * sin.clone();
-        let other = second * cos + first * sin;
-        Tensor::cat(vec![rotated, other], 3)
+        aso_kernels::rotate_halves(x, self.cos.clone(), self.sin.clone())
     }
 }

@@ -103,16 +103,18 @@ impl T5Attention {
         &self,
         query: Tensor<4>,
         memory: &KeyValue,
-        bias: Option<Tensor<4>>,
+        bias: Tensor<4>,
         context: &ForwardContext,
     ) -> Tensor<3> {
-        let scores = query.matmul(memory.key.clone().transpose());
-        let scores = match bias {
-            Some(bias) => scores + bias,
-            None => scores,
-        };
-        let weights = context.dropout(softmax(scores, 3), self.dropout, self.site);
-        self.output(weights.matmul(memory.value.clone()), context)
+        let mixed = aso_kernels::attention(
+            query,
+            memory.key.clone(),
+            memory.value.clone(),
+            bias,
+            1.0,
+            context.mask(self.dropout, self.site),
+        );
+        self.output(mixed, context)
     }
 
     /// Attends with every query to a shared prefix and to itself: queries are alternatives for one

@@ -1,5 +1,6 @@
 //! One block: self attention, cross attention in the decoder, feed-forward.
 
+use aso_kernels::add_dropout;
 use aso_lora::{ForwardContext, LoraLinear};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -60,10 +61,8 @@ impl T5Block {
             None => own,
         };
         let query = self.self_attention.query(normed, context);
-        let attended = self
-            .self_attention
-            .attend(query, &memory, Some(bias), context);
-        let x = x + context.dropout(attended, self.dropout, self.self_site);
+        let attended = self.self_attention.attend(query, &memory, bias, context);
+        let x = add_dropout(x, attended, context.mask(self.dropout, self.self_site));
         (self.after_self_attention(x, cross, context), memory)
     }
 
@@ -81,9 +80,7 @@ impl T5Block {
         let memory = self.self_attention.key_value(normed.clone(), context);
         let query = self.self_attention.query(normed.narrow(1, at, 1), context);
         let bias = bias.narrow(2, at, 1);
-        let attended = self
-            .self_attention
-            .attend(query, &memory, Some(bias), context);
+        let attended = self.self_attention.attend(query, &memory, bias, context);
         self.after_self_attention(x.narrow(1, at, 1) + attended, None, context)
     }
 
@@ -116,12 +113,13 @@ impl T5Block {
                 .query(layer.norm.forward(x.clone(), context), context);
             let attended = layer
                 .attention
-                .attend(query, cross.memory, Some(cross.bias), context);
-            x = x + context.dropout(attended, self.dropout, layer.site);
+                .attend(query, cross.memory, cross.bias, context);
+            x = add_dropout(x, attended, context.mask(self.dropout, layer.site));
         }
         let normed = self.feed_forward_norm.forward(x.clone(), context);
         let hidden = self.feed_forward.forward(normed, context);
-        x + context.dropout(hidden, self.dropout, self.feed_forward_site)
+        let mask = context.mask(self.dropout, self.feed_forward_site);
+        add_dropout(x, hidden, mask)
     }
 
     pub(super) fn visit_linears(&self, visit: &mut dyn FnMut(&LoraLinear)) {

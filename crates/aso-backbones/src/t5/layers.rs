@@ -1,10 +1,9 @@
 //! Feed-forward layer.
 
-use aso_lora::dropout::site;
-use aso_lora::{ForwardContext, LoraLinear};
+use aso_kernels::{Activation, activate, activate_gated};
+use aso_lora::{ForwardContext, LoraLinear, site};
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::{gelu_approximate, relu, silu};
 
 use super::FeedForward;
 
@@ -28,16 +27,16 @@ impl T5DenseReluDense {
         context: &ForwardContext,
     ) -> Tensor<D> {
         let first = self.wi[0].forward(x.clone(), context);
-        let activated = match self.kind {
-            FeedForward::Relu | FeedForward::GatedRelu => relu(first),
-            FeedForward::Gelu | FeedForward::GatedGelu => gelu_approximate(first),
-            FeedForward::GatedSilu => silu(first),
+        let activation = match self.kind {
+            FeedForward::Relu | FeedForward::GatedRelu => Activation::Relu,
+            FeedForward::Gelu | FeedForward::GatedGelu => Activation::GeluTanh,
+            FeedForward::GatedSilu => Activation::Silu,
         };
+        let mask = context.mask(self.dropout, site(self.wo.name()));
         let hidden = match self.wi.get(1) {
-            Some(gate) => activated * gate.forward(x, context),
-            None => activated,
+            Some(gate) => activate_gated(first, gate.forward(x, context), activation, mask),
+            None => activate(first, activation, mask),
         };
-        let hidden = context.dropout(hidden, self.dropout, site(self.wo.name()));
         self.wo.forward(hidden, context)
     }
 }

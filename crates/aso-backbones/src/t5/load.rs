@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use aso_lora::LoraLinear;
-use aso_lora::dropout::site;
+use aso_lora::{LoraLinear, site};
 use burn::tensor::Device;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -91,6 +90,7 @@ impl T5ForConditionalGeneration {
             encoder: builder.stack("encoder", config.encoder_blocks, false)?,
             decoder: builder.stack("decoder", config.decoder_blocks, true)?,
             lm_head,
+            transposed_head: None,
             config,
         })
     }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use aso_lora::{AdapterHost, ForwardContext, LoraLinear, TargetModules, mixed_linear};
+use aso_lora::{AdapterHost, ForwardContext, LoraLinear, TargetModules};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
@@ -11,7 +11,7 @@ use super::block::T5Block;
 use super::stack::{EncoderMemory, StackOutput, T5Stack, causal_bias, padding_bias};
 use crate::batch::IGNORED_LABEL;
 use crate::generation::RowControl;
-use crate::layers::embed;
+use crate::layers::{embed, linear_head, transposed_head};
 use crate::{Backbone, GenerationConfig, ModelKind, NamedTensor, SpecialTokens, TokenBatch};
 
 /// T5 with a language-modelling head.
@@ -26,6 +26,8 @@ pub struct T5ForConditionalGeneration {
     pub(super) decoder: T5Stack,
     /// Untied head `[vocabulary, d_model]`; the embedding serves as head without it.
     pub(super) lm_head: Option<Param<Tensor<2>>>,
+    /// The head as `[d_model, vocabulary]`, if such a copy is kept.
+    pub(super) transposed_head: Option<Tensor<2>>,
     #[module(skip)]
     pub(super) config: T5Config,
 }
@@ -105,7 +107,7 @@ impl T5ForConditionalGeneration {
         context: &ForwardContext,
     ) -> Tensor<D> {
         let head = self.lm_head.as_ref().unwrap_or(&self.shared);
-        mixed_linear(x, context.value(head).transpose(), None)
+        linear_head(x, context.value(head), self.transposed_head.as_ref())
     }
 
     /// Decoder inputs: labels shifted right behind the start token, ignored labels fed as padding.
@@ -167,6 +169,11 @@ impl AdapterHost for T5ForConditionalGeneration {
         {
             block.visit_linears_mut(visit);
         }
+    }
+
+    fn keep_transposed(&mut self) {
+        self.visit_linears_mut(&mut LoraLinear::keep_transposed);
+        self.transposed_head = transposed_head(self.lm_head.as_ref().unwrap_or(&self.shared));
     }
 }
 

@@ -333,6 +333,9 @@ settings! {
         pub eps: f64 = 1e-8,
         /// Whether examples of similar length share a batch (less padding).
         pub length_grouping: bool = true,
+        /// Whether a transposed copy of every weight is kept on the CPU: a faster backward pass for twice the
+        /// memory of the weights. The last bits of the results depend on it.
+        pub transposed_weights: bool = true,
         /// Optimizer steps between two checkpoints within a task; 0 saves at task ends only.
         pub checkpoint_every: usize = 100,
         /// Optimizer steps between two lines of the log.

@@ -1,0 +1,265 @@
+//! Fused operations of transformer training for [Burn](https://burn.dev).
+//!
+//! Training a language model on a CPU with one tensor operation after another spends more time moving
+//! intermediate results than multiplying matrices. Each function here does the work of several operations in one
+//! pass over memory, and its gradient is written by hand: intermediate results are recomputed from what has to be
+//! kept anyway.
+//!
+//! | function | computes |
+//! |---|---|
+//! | [`rms_norm`] | `weight * x / sqrt(mean(x^2) + epsilon)` |
+//! | [`attention`] | `dropout(softmax(scale q k^T + bias)) v`, shared key heads included |
+//! | [`rotate_halves`] | rotary embedding, Hugging Face's pairing |
+//! | [`add_low_rank`] | `y + s B A dropout(x)` |
+//! | [`constant_linear`] | `x W` for a constant W, whose transpose serves the gradient |
+//! | [`activate`], [`activate_gated`] | `dropout(f(x))`, `dropout(f(x) * gate)` |
+//! | [`dropout`], [`add_dropout`] | `dropout(x)`, `x + dropout(y)` |
+//! | [`cross_entropy`] | `sum_i -log softmax(logits_i)[target_i]` |
+//!
+//! With the feature `flex`, tensors of type f32 on Burn's CPU backend take the fused path. Every other device, type
+//! or build runs [`plain`]: the same formula in plain tensor operations, which is also what the tests compare with.
+//! Both draw the same dropout masks ([`DropoutMask`]) and are differentiable in every tensor.
+
+mod dropout;
+#[cfg(feature = "flex")]
+mod flex;
+pub mod plain;
+
+pub use dropout::{DropoutMask, DropoutStream, site};
+
+use burn::tensor::Tensor;
+
+#[cfg(feature = "flex")]
+use {
+    crate::flex::KernelOps,
+    burn::backend::Dispatch,
+    burn::tensor::{DType, Device},
+};
+
+/// The function between the two matrices of a feed-forward layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `max(x, 0)`.
+    Relu,
+    /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, Hugging Face's `gelu_new`.
+    GeluTanh,
+    /// `x / (1 + exp(-x))`.
+    Silu,
+}
+
+/// Runs code compiled for the best instruction set of this machine. What it calls must be inlined into it.
+#[inline(always)]
+pub(crate) fn simd<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(feature = "flex")]
+    return pulp::Arch::new().dispatch(work);
+    #[cfg(not(feature = "flex"))]
+    work()
+}
+
+/// Whether tensors like this one take the fused path.
+pub fn is_fused<const D: usize>(x: &Tensor<D>) -> bool {
+    #[cfg(feature = "flex")]
+    return x.dtype() == DType::F32 && x.device().without_autodiff() == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = x;
+        false
+    }
+}
+
+/// Root-mean-square norm (Zhang & Sennrich 2019), `weight * x / sqrt(mean(x^2) + epsilon)` over the last
+/// dimension.
+///
+/// # Shapes
+/// - x: `[.., d]`; weight: `[d]`
+/// - output: as x
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if is_fused(&x) && is_fused(&weight) {
+        let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+        return Tensor::from_dispatch(Dispatch::rms_norm(x, weight, epsilon));
+    }
+    plain::rms_norm(x, weight, epsilon)
+}
+
+/// Attention, `dropout(softmax(scale q k^T + bias)) v`.
+///
+/// Where there are fewer key heads, `heads / kv_heads` consecutive query heads share one; they are never repeated.
+/// The weights `[rows, heads, queries, keys]` are never kept: the gradient recomputes them.
+///
+/// # Shapes
+/// - query: `[rows, heads, queries, d]`
+/// - key, value: `[rows, kv_heads, keys, d]`
+/// - bias: each dimension that of `[rows, heads, queries, keys]` or 1, but the last, which is `keys`
+/// - output: `[rows, heads, queries, d]`, laid out as `[rows, queries, heads, d]`, so that joining the heads is
+///   free; the inputs may be laid out so as well
+pub fn attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    bias: Tensor<4>,
+    scale: f64,
+    dropout: Option<DropoutMask>,
+) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if [&query, &key, &value, &bias].into_iter().all(is_fused) {
+        return Tensor::from_dispatch(Dispatch::attention(
+            query.into_dispatch(),
+            key.into_dispatch(),
+            value.into_dispatch(),
+            bias.into_dispatch(),
+            scale,
+            dropout,
+        ));
+    }
+    plain::attention(query, key, value, bias, scale, dropout)
+}
+
+/// Rotary position embedding (Su et al. 2021): rotates the pairs `(x_i, x_{i + d/2})` by the given angles.
+///
+/// # Shapes
+/// - x: `[rows, heads, positions, d]`
+/// - cos, sin: `[rows, 1, positions, d / 2]`, or one position for all; constants
+/// - output: as x
+pub fn rotate_halves(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if [&x, &cos, &sin].into_iter().all(is_fused) {
+        return Tensor::from_dispatch(Dispatch::rotate_halves(
+            x.into_dispatch(),
+            cos.into_dispatch(),
+            sin.into_dispatch(),
+        ));
+    }
+    plain::rotate_halves(x, cos, sin)
+}
+
+/// A linear layer whose weight is a constant, `x W`.
+///
+/// The gradient multiplies with the transpose of W. Reading W itself for that costs up to four times as much as
+/// reading a copy in the order that the product wants, the more the fewer rows x has.
+///
+/// # Shapes
+/// - x: `[.., d_in]`; weight: `[d_in, d_out]`; transposed: `[d_out, d_in]`, the same numbers
+/// - output: `[.., d_out]`
+pub fn constant_linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    transposed: Tensor<2>,
+) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if is_fused(&x) && is_fused(&weight) && is_fused(&transposed) {
+        return Tensor::from_dispatch(Dispatch::constant_linear(
+            x.into_dispatch(),
+            weight.into_dispatch(),
+            transposed.into_dispatch(),
+        ));
+    }
+    plain::constant_linear(x, weight, transposed)
+}
+
+/// Adds a low-rank product to the output of a linear layer, `y + scaling * B A dropout(x)`.
+///
+/// # Shapes
+/// - y: `[.., d_out]`; x: `[.., d_in]`
+/// - a: `[r, d_in]`; b: `[d_out, r]`
+/// - output: as y
+pub fn add_low_rank<const D: usize>(
+    y: Tensor<D>,
+    x: Tensor<D>,
+    a: Tensor<2>,
+    b: Tensor<2>,
+    scaling: f64,
+    dropout: Option<DropoutMask>,
+) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if is_fused(&y) && is_fused(&x) && is_fused(&a) && is_fused(&b) {
+        return Tensor::from_dispatch(Dispatch::add_low_rank(
+            y.into_dispatch(),
+            x.into_dispatch(),
+            a.into_dispatch(),
+            b.into_dispatch(),
+            scaling,
+            dropout,
+        ));
+    }
+    plain::add_low_rank(y, x, a, b, scaling, dropout)
+}
+
+/// `dropout(f(x))`, shape as x.
+pub fn activate<const D: usize>(
+    x: Tensor<D>,
+    activation: Activation,
+    dropout: Option<DropoutMask>,
+) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if is_fused(&x) {
+        let x = x.into_dispatch();
+        return Tensor::from_dispatch(Dispatch::activate(x, activation, dropout));
+    }
+    plain::activate(x, activation, dropout)
+}
+
+/// `dropout(f(x) * gate)`, shapes equal.
+pub fn activate_gated<const D: usize>(
+    x: Tensor<D>,
+    gate: Tensor<D>,
+    activation: Activation,
+    dropout: Option<DropoutMask>,
+) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if is_fused(&x) && is_fused(&gate) {
+        let (x, gate) = (x.into_dispatch(), gate.into_dispatch());
+        return Tensor::from_dispatch(Dispatch::activate_gated(x, gate, activation, dropout));
+    }
+    plain::activate_gated(x, gate, activation, dropout)
+}
+
+/// `x * mask / (1 - p)`, or `x` without a mask.
+pub fn dropout<const D: usize>(x: Tensor<D>, mask: Option<DropoutMask>) -> Tensor<D> {
+    let Some(mask) = mask else { return x };
+    #[cfg(feature = "flex")]
+    if is_fused(&x) {
+        return Tensor::from_dispatch(Dispatch::dropout(x.into_dispatch(), mask));
+    }
+    plain::dropout(x, Some(mask))
+}
+
+/// `x + dropout(y)`, shapes equal.
+pub fn add_dropout<const D: usize>(
+    x: Tensor<D>,
+    y: Tensor<D>,
+    mask: Option<DropoutMask>,
+) -> Tensor<D> {
+    let Some(mask) = mask else { return x + y };
+    #[cfg(feature = "flex")]
+    if is_fused(&x) && is_fused(&y) {
+        let (x, y) = (x.into_dispatch(), y.into_dispatch());
+        return Tensor::from_dispatch(Dispatch::add_dropout(x, y, mask));
+    }
+    plain::add_dropout(x, y, Some(mask))
+}
+
+/// Cross entropy summed over rows, `sum_i -log softmax(logits_i)[target_i]`.
+///
+/// # Shapes
+/// - logits: `[n, classes]`; targets: n classes, on the host
+/// - output: `[1]`
+///
+/// # Panics
+/// Panics if there is not one target a row, or a target is not a class.
+pub fn cross_entropy(logits: Tensor<2>, targets: &[i64]) -> Tensor<1> {
+    let [rows, classes] = logits.dims();
+    assert_eq!(targets.len(), rows, "one target for each of {rows} rows");
+    assert!(
+        targets
+            .iter()
+            .all(|target| usize::try_from(*target).is_ok_and(|target| target < classes)),
+        "targets below {classes}"
+    );
+    #[cfg(feature = "flex")]
+    if is_fused(&logits) {
+        let logits = logits.into_dispatch();
+        return Tensor::from_dispatch(Dispatch::cross_entropy(logits, targets.to_vec()));
+    }
+    plain::cross_entropy(logits, targets)
+}
