@@ -36,6 +36,8 @@ impl Attribution {
         let active = Adapter::load(&work.join("t5-active"))?;
         model.set_active(&active, active.config.lora_dropout)?;
         model.fold();
+        // The trainer's default.
+        model.keep_transposed();
         Ok(Self {
             model,
             batch: read_batch(&work.join("attribution.json"))?,

@@ -34,6 +34,8 @@ impl<M: Backbone> TrainingStep<M> {
     fn new(mut model: M, adapter: &Path, batch: &Path) -> anyhow::Result<Self> {
         let adapter = Adapter::load(adapter)?;
         model.set_active(&adapter, adapter.config.lora_dropout)?;
+        // The trainer's default.
+        model.keep_transposed();
         Ok(Self {
             model,
             batch: read_batch(batch)?,
