@@ -15,6 +15,8 @@
 //! | [`activate`], [`activate_gated`] | `dropout(f(x))`, `dropout(f(x) * gate)` |
 //! | [`dropout`], [`add_dropout`] | `dropout(x)`, `x + dropout(y)` |
 //! | [`cross_entropy`] | `sum_i -log softmax(logits_i)[target_i]` |
+//! | [`absolute_products`] | `sum_ij w_i abs((P A^T)_ij)` for constant rows P |
+//! | [`frobenius_norm`] | `sqrt(sum x^2)` |
 //!
 //! With the feature `flex`, tensors of type f32 on Burn's CPU backend take the fused path. Every other device, type
 //! or build runs [`plain`]: the same formula in plain tensor operations, which is also what the tests compare with.
@@ -262,4 +264,41 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[i64]) -> Tensor<1> {
         return Tensor::from_dispatch(Dispatch::cross_entropy(logits, targets.to_vec()));
     }
     plain::cross_entropy(logits, targets)
+}
+
+/// `sum_ij w_i |P_ij|` with `P = previous active^T`: how far rows are from orthogonal to constant ones.
+///
+/// # Shapes
+/// - previous: `[R, d]`, constants; active: `[r, d]`
+/// - weights: one for each row of `previous`, on the host; 1 where absent
+/// - output: `[1]`
+///
+/// # Panics
+/// Panics if there are weights, but not R of them.
+pub fn absolute_products(
+    previous: Tensor<2>,
+    active: Tensor<2>,
+    weights: Option<Vec<f32>>,
+) -> Tensor<1> {
+    if let Some(weights) = &weights {
+        assert_eq!(weights.len(), previous.dims()[0], "one weight a row");
+    }
+    #[cfg(feature = "flex")]
+    if is_fused(&previous) && is_fused(&active) {
+        return Tensor::from_dispatch(Dispatch::absolute_products(
+            previous.into_dispatch(),
+            active.into_dispatch(),
+            weights.unwrap_or_default(),
+        ));
+    }
+    plain::absolute_products(previous, active, weights)
+}
+
+/// `sqrt(sum x^2)`, shape `[1]`; its gradient at 0 is 0.
+pub fn frobenius_norm(x: Tensor<2>) -> Tensor<1> {
+    #[cfg(feature = "flex")]
+    if is_fused(&x) {
+        return Tensor::from_dispatch(Dispatch::frobenius_norm(x.into_dispatch()));
+    }
+    plain::frobenius_norm(x)
 }

@@ -3,7 +3,7 @@
 
 use burn::tensor::activation::{gelu_approximate, log_softmax, relu, silu, softmax};
 use burn::tensor::module::linear;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::{Activation, DropoutMask};
 
@@ -125,4 +125,33 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[i64]) -> Tensor<1> {
     let device = logits.device().without_autodiff();
     let index = Tensor::<1, Int>::from_ints(targets, &device).reshape([targets.len(), 1]);
     log_softmax(logits, 1).gather(1, index).sum().neg()
+}
+
+/// [`absolute_products`](crate::absolute_products).
+pub fn absolute_products(
+    previous: Tensor<2>,
+    active: Tensor<2>,
+    weights: Option<Vec<f32>>,
+) -> Tensor<1> {
+    let device = previous.device().without_autodiff();
+    let rows = previous.dims()[0];
+    let products = previous.matmul(active.transpose()).abs();
+    let terms = match weights {
+        Some(weights) => products * Tensor::from_data(TensorData::new(weights, [rows, 1]), &device),
+        None => products,
+    };
+    // The last dimension first: the order of summation stays fixed however large the tensor.
+    terms.sum_dim(1).sum()
+}
+
+/// [`frobenius_norm`](crate::frobenius_norm).
+pub fn frobenius_norm(x: Tensor<2>) -> Tensor<1> {
+    let squares = x.square().sum_dim(1).sum_dim(0).reshape([1]);
+    let zero = squares.clone().equal_scalar(0.0);
+    // Where the square is 0 the root is taken of the constant 1 and then replaced by 0: neither branch lets an
+    // infinite derivative meet a zero.
+    squares
+        .mask_fill(zero.clone(), 1.0)
+        .sqrt()
+        .mask_fill(zero, 0.0)
 }

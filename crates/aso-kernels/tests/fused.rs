@@ -230,6 +230,36 @@ fn cross_entropies() {
     );
 }
 
+#[test]
+fn penalties() {
+    let (previous, active) = (random([24, 40]), random([8, 40]));
+    let weights: Vec<f32> = (0..24).map(|row| row as f32 / 10.0).collect();
+    for weights in [None, Some(weights)] {
+        compare!(
+            "absolute_products",
+            (active),
+            |active| aso_kernels::absolute_products(previous.clone(), active, weights.clone()),
+            |active| plain::absolute_products(previous.clone(), active, weights.clone())
+        );
+    }
+    compare!(
+        "frobenius_norm",
+        (active),
+        aso_kernels::frobenius_norm,
+        plain::frobenius_norm
+    );
+}
+
+/// A fresh subspace has B = 0: its norm must not send NaN into the gradient.
+#[test]
+fn the_norm_of_zeros_has_a_gradient_of_zeros() {
+    for norm in [aso_kernels::frobenius_norm, plain::frobenius_norm] {
+        let x = leaf(&Tensor::<2>::zeros([4, 3], &Device::flex()));
+        let gradients = norm(x.clone()).backward();
+        assert_eq!(host(x.grad(&gradients).unwrap()), [0.0; 12]);
+    }
+}
+
 /// A tensor that something else still holds must not change under it.
 #[test]
 fn inputs_survive() {

@@ -1,6 +1,7 @@
 //! Penalties on the angle between the row spaces of subspaces, and on their size.
 
-use burn::tensor::Tensor;
+use aso_kernels::{absolute_products, frobenius_norm};
+use burn::tensor::{Tensor, TensorData};
 
 /// How the products `P = A_k A_t^T` of past and active rows become one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,9 +23,9 @@ pub struct SubspacePair {
     pub previous: Tensor<2>,
     /// `A_t`, `[r, d_in]`.
     pub active: Tensor<2>,
-    /// One weight per past row, `[R]`; `None` weighs every row with 1. This is how one soft weight per
+    /// One weight per past row, R in all; `None` weighs every row with 1. This is how one soft weight per
     /// past task, or per block, enters.
-    pub row_weights: Option<Tensor<1>>,
+    pub row_weights: Option<Vec<f32>>,
 }
 
 /// `O = sum_m sum_{k<t} f(A_k^m (A_t^m)^T)` over the adapted layers m.
@@ -71,21 +72,25 @@ impl OrthogonalityPenalty {
             active,
             row_weights,
         } = pair;
-        let (previous, active) = match self.measure {
-            Orthogonality::MeanAbsoluteCosine => (unit_rows(previous), unit_rows(active)),
-            Orthogonality::AbsoluteSum | Orthogonality::SquaredFrobenius => (previous, active),
-        };
-        let products = previous.matmul(active.transpose());
-        let terms = match self.measure {
-            Orthogonality::SquaredFrobenius => products.square(),
-            Orthogonality::AbsoluteSum | Orthogonality::MeanAbsoluteCosine => products.abs(),
-        };
-        let terms = match row_weights {
-            Some(weights) => terms * weights.unsqueeze_dim(1),
-            None => terms,
-        };
-        // The last dimension first: the order of summation stays fixed however large the tensor.
-        terms.sum_dim(1).sum()
+        match self.measure {
+            Orthogonality::AbsoluteSum => absolute_products(previous, active, row_weights),
+            Orthogonality::MeanAbsoluteCosine => {
+                absolute_products(unit_rows(previous), unit_rows(active), row_weights)
+            }
+            Orthogonality::SquaredFrobenius => {
+                let device = previous.device().without_autodiff();
+                let rows = previous.dims()[0];
+                let terms = previous.matmul(active.transpose()).square();
+                let terms = match row_weights {
+                    Some(weights) => {
+                        terms * Tensor::from_data(TensorData::new(weights, [rows, 1]), &device)
+                    }
+                    None => terms,
+                };
+                // The last dimension first: the order of summation stays fixed however large the tensor.
+                terms.sum_dim(1).sum()
+            }
+        }
     }
 }
 
@@ -99,8 +104,7 @@ fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
 ///
 /// The gradient of a norm at 0 is 0/0; here it is 0, so that a fresh subspace (B = 0) trains.
 pub fn norm_penalty(a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {
-    let norm = |matrix: Tensor<2>| safe_sqrt(matrix.square().sum_dim(1).sum_dim(0));
-    (norm(a) + norm(b)).reshape([1])
+    frobenius_norm(a) + frobenius_norm(b)
 }
 
 /// Square root of non-negative numbers whose gradient at 0 is 0 instead of infinite.
@@ -116,7 +120,7 @@ fn safe_sqrt<const D: usize>(squares: Tensor<D>) -> Tensor<D> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::Device;
     use proptest::prelude::*;
 
     use super::*;
@@ -225,7 +229,7 @@ mod tests {
                 .forward([SubspacePair {
                     previous: matrix(&both, 6),
                     active: matrix(&active, 6),
-                    row_weights: Some(Tensor::from_floats(weights, &Device::flex())),
+                    row_weights: Some(weights.to_vec()),
                 }])
                 .unwrap()
                 .into_scalar();

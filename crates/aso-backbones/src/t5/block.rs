@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 
 use super::attention::T5Attention;
 use super::layers::T5DenseReluDense;
-use crate::layers::{KeyValue, RmsNorm};
+use crate::layers::{KeyValue, RmsNorm, repeat_rows};
 
 /// Cross attention with its norm.
 #[derive(Module, Debug)]
@@ -64,6 +64,42 @@ impl T5Block {
         let attended = self.self_attention.attend(query, &memory, bias, context);
         let x = add_dropout(x, attended, context.mask(self.dropout, self.self_site));
         (self.after_self_attention(x, cross, context), memory)
+    }
+
+    /// The block on sequences that differ from a traced one at position `at` only: what the other positions ask
+    /// and offer is computed once a traced row.
+    ///
+    /// - traced: the block's input `[rows, length, d_model]`, with the keys and values it had
+    /// - patched: `[rows * variants, 1, d_model]`, variants of a row next to one another
+    /// - bias: `[rows * variants, heads, length, length]`
+    /// - output: `[rows * variants, length, d_model]`, or position `at` alone
+    pub(super) fn forward_patched(
+        &self,
+        (traced, memory): (Tensor<3>, &KeyValue),
+        patched: Tensor<3>,
+        at: usize,
+        bias: Tensor<4>,
+        only_patched: bool,
+        context: &ForwardContext,
+    ) -> Tensor<3> {
+        let variants = patched.dims()[0] / traced.dims()[0];
+        let normed = self.self_norm.forward(patched.clone(), context);
+        let own = self.self_attention.key_value(normed.clone(), context);
+        let memory = KeyValue {
+            key: replace(memory.key.clone(), own.key, 2, at, variants),
+            value: replace(memory.value.clone(), own.value, 2, at, variants),
+        };
+        let query = self.self_attention.query(normed, context);
+        let (query, bias, x) = if only_patched {
+            (query, bias.narrow(2, at, 1), patched)
+        } else {
+            let normed = self.self_norm.forward(traced.clone(), context);
+            let others = self.self_attention.query(normed, context);
+            let query = replace(others, query, 2, at, variants);
+            (query, bias, replace(traced, patched, 1, at, variants))
+        };
+        let attended = self.self_attention.attend(query, &memory, bias, context);
+        self.after_self_attention(x + attended, None, context)
     }
 
     /// The block's output at position `at` only; keys and values still come from all positions.
@@ -162,4 +198,27 @@ impl T5Block {
             .chain(cross)
             .chain([&self.feed_forward_norm])
     }
+}
+
+/// `variants` copies of every row of `rest`, position `at` of dimension `dim` replaced by that of `own`.
+fn replace<const D: usize>(
+    rest: Tensor<D>,
+    own: Tensor<D>,
+    dim: usize,
+    at: usize,
+    variants: usize,
+) -> Tensor<D> {
+    let length = rest.dims()[dim];
+    let part = |start: usize, length: usize| {
+        repeat_rows(rest.clone().narrow(dim, start, length), variants)
+    };
+    let mut parts = Vec::with_capacity(3);
+    if at > 0 {
+        parts.push(part(0, at));
+    }
+    parts.push(own);
+    if at + 1 < length {
+        parts.push(part(at + 1, length - at - 1));
+    }
+    Tensor::cat(parts, dim)
 }

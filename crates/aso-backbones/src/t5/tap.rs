@@ -46,6 +46,8 @@ enum Traced {
     },
     EncoderReadout {
         hidden: Vec<Tensor<3>>,
+        /// Self-attention keys and values of every block.
+        memory: Vec<KeyValue>,
         bias: Tensor<4>,
         position: usize,
     },
@@ -143,6 +145,7 @@ impl T5ForConditionalGeneration {
         Ok((
             Traced::EncoderReadout {
                 hidden: output.hidden,
+                memory: output.memory,
                 bias,
                 position,
             },
@@ -262,6 +265,7 @@ impl BlockTaps for T5ForConditionalGeneration {
             }
             Traced::EncoderReadout {
                 hidden,
+                memory,
                 bias,
                 position,
             } => {
@@ -270,22 +274,24 @@ impl BlockTaps for T5ForConditionalGeneration {
                 let at = if block == last {
                     x
                 } else {
-                    let rest = repeat_rows(hidden[block].clone(), variants);
-                    let length = rest.dims()[1];
-                    let after = position + 1;
-                    let mut x = Tensor::cat(
-                        vec![
-                            rest.clone().narrow(1, 0, *position),
-                            x,
-                            rest.narrow(1, after, length - after),
-                        ],
-                        1,
-                    );
                     let bias = repeat_rows(bias.clone(), variants);
-                    for layer in &self.encoder.blocks[block + 1..last] {
-                        (x, _) = layer.forward(x, bias.clone(), None, None, context);
+                    let first = block + 1;
+                    let traced = (hidden[block].clone(), &memory[first]);
+                    let mut x = self.encoder.blocks[first].forward_patched(
+                        traced,
+                        x,
+                        *position,
+                        bias.clone(),
+                        first == last,
+                        context,
+                    );
+                    if first < last {
+                        for layer in &self.encoder.blocks[first + 1..last] {
+                            (x, _) = layer.forward(x, bias.clone(), None, None, context);
+                        }
+                        x = self.encoder.blocks[last].forward_at(x, *position, bias, context);
                     }
-                    self.encoder.blocks[last].forward_at(x, *position, bias, context)
+                    x
                 };
                 self.unscaled_head(self.encoder.finish(at, context), context)
             }
@@ -311,5 +317,111 @@ impl BlockTaps for T5ForConditionalGeneration {
                 target_probability(logits, &trace.targets)
             },
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::FloatDtype;
+    use crate::t5::{HfT5Config, RandomInit, T5Config};
+
+    const POSITION: usize = 4;
+
+    fn model() -> T5ForConditionalGeneration {
+        let hf = HfT5Config {
+            vocab_size: 50,
+            d_model: 32,
+            d_ff: 48,
+            d_kv: 8,
+            num_heads: 4,
+            num_layers: 4,
+            ..HfT5Config::default()
+        };
+        let config = T5Config::resolve("test".as_ref(), &hf).unwrap();
+        let init = RandomInit::new(config.clone(), true, 1);
+        let device = Device::flex();
+        T5ForConditionalGeneration::from_source(config, &init, FloatDtype::F32, &device).unwrap()
+    }
+
+    fn batch() -> TokenBatch {
+        let ids = (0..12).map(|at| at * 7 % 47 + 3).collect();
+        let mask = vec![1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0];
+        TokenBatch::new(2, ids, mask, vec![5, 1, 6, 1]).unwrap()
+    }
+
+    /// Probabilities with every block run in full on every variant.
+    fn in_full(
+        model: &T5ForConditionalGeneration,
+        trace: &T5Trace,
+        block: usize,
+        patched: Tensor<4>,
+    ) -> Tensor<2> {
+        let Traced::EncoderReadout { hidden, bias, .. } = &trace.point else {
+            panic!("another point was traced");
+        };
+        let [rows, variants, _, width] = patched.dims();
+        let context = ForwardContext::inference();
+        let rest = repeat_rows(hidden[block].clone(), variants);
+        let after = POSITION + 1;
+        let mut x = Tensor::cat(
+            vec![
+                rest.clone().narrow(1, 0, POSITION),
+                patched.reshape([rows * variants, 1, width]),
+                rest.clone().narrow(1, after, rest.dims()[1] - after),
+            ],
+            1,
+        );
+        let bias = repeat_rows(bias.clone(), variants);
+        for layer in &model.encoder.blocks[block + 1..] {
+            (x, _) = layer.forward(x, bias.clone(), None, None, &context);
+        }
+        let x = model.encoder.finish(x.narrow(1, POSITION, 1), &context);
+        let logits = model.unscaled_head(x, &context);
+        let logits = logits.reshape([rows, variants, model.vocabulary()]);
+        target_probability(logits, &trace.targets)
+    }
+
+    #[test]
+    fn a_patched_position_gives_what_whole_sequences_give() {
+        let (model, batch) = (model(), batch());
+        let trace = model
+            .trace(&batch, TapPoint::EncoderReadout, AdapterScope::All)
+            .unwrap();
+        for block in 0..4 {
+            let path = || {
+                let h = model.hidden(&trace, block).reshape([2, 1, 1, 32]);
+                let alphas = Tensor::<1>::from_floats([0.0, 0.4, 0.8], &model.device());
+                (h * alphas.reshape([1, 3, 1, 1])).autodiff().require_grad()
+            };
+            let (fast_path, slow_path) = (path(), path());
+            let fast = model.probability(&trace, block, fast_path.clone());
+            let slow = in_full(&model, &trace, block, slow_path.clone());
+            let gradient = |path: Tensor<4>, p: &Tensor<2>| {
+                let gradient = path.grad(&p.clone().sum().backward()).unwrap();
+                gradient.into_data().iter::<f32>().collect::<Vec<_>>()
+            };
+            let value = |p: &Tensor<2>| p.clone().into_data().iter::<f32>().collect::<Vec<_>>();
+            for (name, found, expected) in [
+                ("P", value(&fast), value(&slow)),
+                (
+                    "gradient",
+                    gradient(fast_path, &fast),
+                    gradient(slow_path, &slow),
+                ),
+            ] {
+                let scale = expected.iter().fold(1e-30f32, |m, v| m.max(v.abs()));
+                for (found, expected) in found.iter().zip(&expected) {
+                    // Sums in another order, in f32.
+                    let error = (found - expected).abs() / scale;
+                    assert!(
+                        error <= 1e-5,
+                        "block {block}, {name}: {found} against {expected}"
+                    );
+                }
+            }
+        }
     }
 }

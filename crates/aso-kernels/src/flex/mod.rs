@@ -8,6 +8,7 @@ mod cross_entropy;
 mod low_rank;
 mod math;
 mod norm;
+mod penalty;
 mod pointwise;
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -86,6 +87,14 @@ pub(crate) trait KernelOps: Backend {
     ) -> FloatTensor<Self>;
 
     fn cross_entropy(logits: FloatTensor<Self>, targets: Vec<i64>) -> FloatTensor<Self>;
+
+    fn absolute_products(
+        previous: FloatTensor<Self>,
+        active: FloatTensor<Self>,
+        weights: Vec<f32>,
+    ) -> FloatTensor<Self>;
+
+    fn frobenius_norm(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 impl KernelOps for Flex {
@@ -148,6 +157,14 @@ impl KernelOps for Flex {
 
     fn cross_entropy(logits: Cpu, targets: Vec<i64>) -> Cpu {
         cross_entropy::forward(&logits, &targets).0
+    }
+
+    fn absolute_products(previous: Cpu, active: Cpu, weights: Vec<f32>) -> Cpu {
+        penalty::absolute_products(&previous, &active, &weights).0
+    }
+
+    fn frobenius_norm(x: Cpu) -> Cpu {
+        penalty::frobenius_norm(&x)
     }
 }
 
@@ -228,6 +245,16 @@ backward!(AddDropoutBackward<2>((Vec<u8>, f32)) = |grad, kept, tracked| {
 backward!(CrossEntropyBackward<1>((Cpu, Vec<i64>, Vec<f32>)) = |grad, kept, _tracked| {
     let (logits, targets, normalisers) = kept;
     [Some(cross_entropy::backward(&grad, logits, &targets, &normalisers))]
+});
+
+backward!(AbsoluteProductsBackward<1>((Cpu, Vec<f32>, Vec<f32>)) = |grad, kept, _tracked| {
+    let (previous, products, weights) = kept;
+    [Some(penalty::absolute_products_backward(&grad, &previous, &products, &weights))]
+});
+
+backward!(FrobeniusNormBackward<1>((Cpu, Cpu)) = |grad, kept, _tracked| {
+    let (x, norm) = kept;
+    [Some(penalty::frobenius_norm_backward(&grad, &x, &norm))]
 });
 
 impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
@@ -410,6 +437,38 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         {
             OpsKind::Tracked(prep) => prep.finish((logits, targets, normalisers), sum),
             OpsKind::UnTracked(prep) => prep.finish(sum),
+        }
+    }
+
+    fn absolute_products(
+        previous: FloatTensor<Self>,
+        active: FloatTensor<Self>,
+        weights: Vec<f32>,
+    ) -> FloatTensor<Self> {
+        let nodes = [active.node()];
+        let previous = previous.into_primitive();
+        let (sum, products) = penalty::absolute_products(&previous, active.primitive(), &weights);
+        match AbsoluteProductsBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish((previous, products, weights), sum),
+            OpsKind::UnTracked(prep) => prep.finish(sum),
+        }
+    }
+
+    fn frobenius_norm(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [x.node()];
+        let x = x.into_primitive();
+        let norm = penalty::frobenius_norm(&x);
+        match FrobeniusNormBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish((x, norm.clone()), norm),
+            OpsKind::UnTracked(prep) => prep.finish(norm),
         }
     }
 }

@@ -83,14 +83,10 @@ pub(super) fn orthogonality<M: AdapterHost>(
         let (Some(active), Some(frozen)) = (layer.active(), layer.frozen()) else {
             return;
         };
-        let previous = frozen.a();
-        let device = previous.device().without_autodiff();
-        let row_weights = row_weights(layer, frozen.ranks())
-            .map(|weights| Tensor::from_floats(weights.as_slice(), &device));
         pairs.push(SubspacePair {
-            previous,
+            previous: frozen.a(),
             active: active.a.val(),
-            row_weights,
+            row_weights: row_weights(layer, frozen.ranks()),
         });
     });
     let weight = task.settings.lambda1 * weight;
