@@ -137,8 +137,8 @@ pub fn rotate_halves(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> 
 
 /// A linear layer whose weight is a constant, `x W`.
 ///
-/// The gradient multiplies with the transpose of W. Reading W itself for that costs up to four times as much as
-/// reading a copy in the order that the product wants, the more the fewer rows x has.
+/// The gradient multiplies with the transpose of W. A view of W itself will do, but costs up to twice as much as a
+/// copy in the order that the product wants, the more the fewer rows x has.
 ///
 /// # Shapes
 /// - x: `[.., d_in]`; weight: `[d_in, d_out]`; transposed: `[d_out, d_in]`, the same numbers

@@ -153,14 +153,24 @@ fn rotations() {
 
 #[test]
 fn constant_linear_layers() {
-    let (x, weight) = (random([3, 50, 24]), random([24, 40]));
-    let transposed = Tensor::from_data(weight.clone().transpose().into_data(), &Device::flex());
-    compare!(
-        "constant_linear",
-        (x),
-        |x: Tensor<3>| aso_kernels::constant_linear(x, weight.clone(), transposed.clone()),
-        |x: Tensor<3>| plain::constant_linear(x, weight.clone(), transposed.clone())
-    );
+    // One job, jobs of rows, jobs of columns; then a weight of which only the other layout is at hand.
+    for (rows, d_in, d_out) in [(3, 24, 40), (150, 24, 40), (5, 24, 1300), (1, 300, 1300)] {
+        let (x, weight) = (random([2, rows, d_in]), random([d_in, d_out]));
+        let other = random([d_out, d_in]);
+        let copy = Tensor::from_data(weight.clone().transpose().into_data(), &Device::flex());
+        for (weight, transposed) in [
+            (weight.clone(), copy),
+            (weight.clone(), weight.transpose()),
+            (other.clone().transpose(), other),
+        ] {
+            compare!(
+                format!("{rows} rows, {d_in} to {d_out}"),
+                (x),
+                |x: Tensor<3>| aso_kernels::constant_linear(x, weight.clone(), transposed.clone()),
+                |x: Tensor<3>| plain::constant_linear(x, weight.clone(), transposed.clone())
+            );
+        }
+    }
 }
 
 #[test]

@@ -270,16 +270,10 @@ impl LoraLinear {
     /// Base and frozen subspaces.
     fn forward_past<const D: usize>(&self, x: Tensor<D>, context: &ForwardContext) -> Tensor<D> {
         let bias = self.bias.as_ref().map(|bias| context.value(bias));
-        let base = |x: Tensor<D>, weight| mixed_linear(x, weight, bias.clone());
-        let settled = |x: Tensor<D>, weight: Tensor<2>| match &self.transposed {
-            Some(transposed) if !weight.is_require_grad() => {
-                let y = constant_linear(x, weight, transposed.clone());
-                match bias.clone() {
-                    Some(bias) => y + bias.unsqueeze(),
-                    None => y,
-                }
-            }
-            _ => base(x, weight),
+        let base = |x: Tensor<D>, weight| frozen_linear(x, weight, None, bias.clone());
+        let settled = |x: Tensor<D>, weight| {
+            let transposed = self.transposed.clone();
+            frozen_linear(x, weight, transposed, bias.clone())
         };
         let Some(frozen) = &self.frozen else {
             return settled(x, context.value(&self.weight));
@@ -436,6 +430,24 @@ impl LoraLinear {
 pub fn row_major(x: Tensor<2>) -> Tensor<2> {
     let device = x.device();
     Tensor::from_data(x.into_data(), &device)
+}
+
+/// [`mixed_linear`] for a weight that usually is a constant, of which a transposed copy may be at hand.
+fn frozen_linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    transposed: Option<Tensor<2>>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    if weight.is_require_grad() || !(is_fused(&x) && is_fused(&weight)) {
+        return mixed_linear(x, weight, bias);
+    }
+    let transposed = transposed.unwrap_or_else(|| weight.clone().transpose());
+    let y = constant_linear(x, weight, transposed);
+    match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    }
 }
 
 /// `x W + bias`. Where the weight is narrower than `x` (half precision), the product runs in the weight's

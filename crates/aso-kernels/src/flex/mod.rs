@@ -5,6 +5,7 @@
 
 mod attention;
 mod cross_entropy;
+mod linear;
 mod low_rank;
 mod math;
 mod norm;
@@ -15,7 +16,6 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::TensorData;
@@ -120,7 +120,7 @@ impl KernelOps for Flex {
     }
 
     fn constant_linear(x: Cpu, weight: Cpu, _transposed: Cpu) -> Cpu {
-        rows_times(x, weight)
+        linear::product(x, &weight)
     }
 
     fn add_low_rank(
@@ -214,7 +214,7 @@ backward!(RotateBackward<3>((Cpu, Cpu)) = |grad, kept, _tracked| {
 });
 
 backward!(ConstantLinearBackward<1>(Cpu) = |grad, transposed, _tracked| {
-    [Some(rows_times(grad, transposed))]
+    [Some(linear::product(grad, &transposed))]
 });
 
 backward!(AddLowRankBackward<4>((LowRank, low_rank::LowRankState)) = |grad, kept, tracked| {
@@ -327,7 +327,7 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         transposed: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let nodes = [x.node()];
-        let y = rows_times(x.into_primitive(), weight.into_primitive());
+        let y = linear::product(x.into_primitive(), &weight.into_primitive());
         match ConstantLinearBackward
             .prepare::<C>(nodes)
             .compute_bound()
@@ -499,18 +499,6 @@ fn map<J: Send, R: Send>(
     } else {
         jobs.collect::<Vec<_>>().into_par_iter().map(work).collect()
     }
-}
-
-/// `x: [.., k]` times `weight: [k, n]`.
-fn rows_times(x: Cpu, weight: Cpu) -> Cpu {
-    let mut shape = dims(&x);
-    let columns = dims(&weight)[1];
-    let width = shape.last().copied().unwrap_or(1);
-    let rows = x.layout().num_elements() / width.max(1);
-    let x = Flex::float_reshape(x, [rows, width].into());
-    shape.pop();
-    shape.push(columns);
-    Flex::float_reshape(Flex::float_matmul(x, weight), shape.into())
 }
 
 /// A tensor from its row-major values.
