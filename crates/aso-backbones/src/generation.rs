@@ -81,9 +81,16 @@ pub(crate) trait Decoder {
     /// `[rows, vocabulary]`.
     fn step(&mut self, tokens: Option<&[i64]>) -> Tensor<2>;
 
-    /// Tokens of a row's prompt that count as repeated.
+    /// Tokens of a row's prompt that count as repeated; asked for before the first step.
     fn prompt(&self, row: usize) -> Vec<i64>;
+
+    /// Goes on with these of the present rows, in ascending order: they become rows 0, 1, ..
+    fn keep(&mut self, rows: &[usize]);
 }
+
+/// One of so many present rows must have finished for the others to go on without it. Copying what a row keeps
+/// costs about as much as a step of it, so that one row in many is not worth it.
+const WORTH_KEEPING: usize = 4;
 
 impl Default for GenerationConfig {
     fn default() -> Self {
@@ -211,7 +218,7 @@ impl std::fmt::Debug for RowControl<'_> {
 }
 
 /// Generates until every row has met an end token, its stop criterion or the limit. A finished row is fed
-/// `pad`. New tokens per row, the end token included.
+/// `pad` until enough have finished to go on without them. New tokens per row, the end token included.
 pub(crate) fn generate(
     decoder: &mut dyn Decoder,
     rows: usize,
@@ -225,25 +232,34 @@ pub(crate) fn generate(
     let on_device = config.repetition_penalty == 1.0 && config.decoding == Decoding::Greedy;
     let mut tokens: Vec<Vec<u32>> = vec![Vec::new(); rows];
     let mut done = vec![false; rows];
+    // The rows that the decoder still holds.
+    let mut present: Vec<usize> = (0..rows).collect();
     let mut newest: Option<Vec<i64>> = None;
     for _ in 0..config.max_new_tokens {
         let logits = decoder.step(newest.as_deref());
         let chosen: Vec<i64> = if on_device {
-            let best = logits.argmax(1).reshape([rows]).into_data();
+            let best = logits.argmax(1).reshape([present.len()]).into_data();
             best.iter::<i64>().collect()
         } else {
             let [_, vocabulary] = logits.dims();
             let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
-            let rows = logits.chunks(vocabulary).zip(&mut choosers).zip(&done);
-            rows.map(|((logits, chooser), done)| if *done { pad } else { chooser.choose(logits) })
-                .collect()
+            let rows = present.iter().zip(logits.chunks(vocabulary));
+            rows.map(|(row, logits)| {
+                if done[*row] {
+                    pad
+                } else {
+                    choosers[*row].choose(logits)
+                }
+            })
+            .collect()
         };
-        let mut next = vec![pad; rows];
-        for (row, id) in chosen.into_iter().enumerate() {
+        let mut next = vec![pad; present.len()];
+        for ((row, id), next) in present.iter().zip(chosen).zip(&mut next) {
+            let row = *row;
             if done[row] {
                 continue;
             }
-            next[row] = id;
+            *next = id;
             tokens[row].push(id as u32);
             let stopped = || {
                 control
@@ -252,8 +268,16 @@ pub(crate) fn generate(
             };
             done[row] = ends.contains(&id) || stopped();
         }
-        if done.iter().all(|done| *done) {
+        let kept: Vec<usize> = (0..present.len())
+            .filter(|at| !done[present[*at]])
+            .collect();
+        if kept.is_empty() {
             break;
+        }
+        if (present.len() - kept.len()) * WORTH_KEEPING >= present.len() {
+            decoder.keep(&kept);
+            next = kept.iter().map(|at| next[*at]).collect();
+            present = kept.iter().map(|at| present[*at]).collect();
         }
         newest = Some(next);
     }
@@ -383,11 +407,15 @@ mod tests {
     struct Counting {
         vocabulary: usize,
         prompts: Vec<i64>,
+        /// Rows at each step.
+        steps: Vec<usize>,
     }
 
     impl Decoder for Counting {
         fn step(&mut self, tokens: Option<&[i64]>) -> Tensor<2> {
             let newest = tokens.unwrap_or(&self.prompts).to_vec();
+            assert_eq!(newest.len(), self.prompts.len());
+            self.steps.push(newest.len());
             let logits: Vec<f32> = newest
                 .iter()
                 .flat_map(|newest| {
@@ -402,12 +430,17 @@ mod tests {
         fn prompt(&self, row: usize) -> Vec<i64> {
             vec![self.prompts[row]]
         }
+
+        fn keep(&mut self, rows: &[usize]) {
+            self.prompts = rows.iter().map(|row| self.prompts[*row]).collect();
+        }
     }
 
     fn count(prompts: &[i64], config: &GenerationConfig, control: RowControl<'_>) -> Vec<Vec<u32>> {
         let mut decoder = Counting {
             vocabulary: 8,
             prompts: prompts.to_vec(),
+            steps: Vec::new(),
         };
         generate(&mut decoder, prompts.len(), (&[6, 7], 0), config, control)
     }
@@ -417,6 +450,23 @@ mod tests {
         let greedy = GenerationConfig::greedy(3);
         let found = count(&[1, 4, 6], &greedy, RowControl::default());
         assert_eq!(found, [vec![2, 3, 4], vec![5, 6], vec![7]]);
+    }
+
+    #[test]
+    fn finished_rows_leave_the_batch_once_they_are_a_quarter() {
+        let first = [5, 1, 5, 2, 0, 1, 2, 1, 2];
+        let mut decoder = Counting {
+            vocabulary: 8,
+            prompts: first.to_vec(),
+            steps: Vec::new(),
+        };
+        let config = GenerationConfig::greedy(10);
+        let control = RowControl::default();
+        let found = generate(&mut decoder, first.len(), (&[6], 0), &config, control);
+        let expected = first.map(|first| (first as u32 + 1..=6).collect::<Vec<_>>());
+        assert_eq!(found, expected);
+        // Two of nine are not enough; with the three that begin at 2 they are.
+        assert_eq!(decoder.steps, [9, 9, 9, 9, 4, 1]);
     }
 
     #[test]

@@ -37,14 +37,104 @@ pub(crate) struct KeyValue {
     pub(crate) value: Tensor<4>,
 }
 
+/// Keys and values that grow by some positions a step, with room for further ones: what is there is not copied again.
+#[derive(Debug)]
+pub(crate) struct KeyValueCache {
+    key: Positions,
+    value: Positions,
+}
+
+/// A buffer that grows.
+#[derive(Debug)]
+struct Positions {
+    /// `[rows, capacity, heads, d_head]`, the layout in which linear layers write. `None` only while it is
+    /// written: nothing else must hold it then, or it would be copied.
+    buffer: Option<Tensor<4>>,
+    length: usize,
+}
+
+/// Positions for which a cache that is full makes room.
+const ROOM: usize = 32;
+
 impl KeyValue {
-    /// Appends positions.
-    pub(crate) fn append(&self, next: Self) -> Self {
+    /// Keeps the given rows.
+    pub(crate) fn select(&self, rows: &[usize]) -> Self {
+        let select = |x: &Tensor<4>| {
+            let by_position = x.clone().swap_dims(1, 2);
+            select_rows(by_position, rows).swap_dims(1, 2)
+        };
         Self {
-            key: Tensor::cat(vec![self.key.clone(), next.key], 2),
-            value: Tensor::cat(vec![self.value.clone(), next.value], 2),
+            key: select(&self.key),
+            value: select(&self.value),
         }
     }
+}
+
+impl KeyValueCache {
+    pub(crate) fn new(first: KeyValue) -> Self {
+        Self {
+            key: Positions::new(first.key),
+            value: Positions::new(first.value),
+        }
+    }
+
+    /// Appends positions. Returns all of them: to be dropped before the next call.
+    pub(crate) fn append(&mut self, next: KeyValue) -> KeyValue {
+        KeyValue {
+            key: self.key.append(next.key),
+            value: self.value.append(next.value),
+        }
+    }
+
+    /// Keeps the given rows.
+    pub(crate) fn keep(&mut self, rows: &[usize]) {
+        for positions in [&mut self.key, &mut self.value] {
+            let buffer = positions.buffer.take();
+            positions.buffer = buffer.map(|buffer| select_rows(buffer, rows));
+        }
+    }
+}
+
+impl Positions {
+    fn new(x: Tensor<4>) -> Self {
+        Self {
+            length: x.dims()[2],
+            buffer: Some(x.swap_dims(1, 2)),
+        }
+    }
+
+    fn append(&mut self, next: Tensor<4>) -> Tensor<4> {
+        let next = next.swap_dims(1, 2);
+        let [rows, new, heads, d_head] = next.dims();
+        let length = self.length + new;
+        let buffer = match self.buffer.take() {
+            Some(buffer) if length <= buffer.dims()[1] => {
+                buffer.slice_assign([0..rows, self.length..length, 0..heads, 0..d_head], next)
+            }
+            full => {
+                let room = Tensor::zeros([rows, ROOM, heads, d_head], &next.device());
+                let full = full.map(|full| full.narrow(1, 0, self.length));
+                let parts = full.into_iter().chain([next, room]);
+                Tensor::cat(parts.collect(), 1)
+            }
+        };
+        self.length = length;
+        self.buffer = Some(buffer.clone());
+        buffer.narrow(1, 0, length).swap_dims(1, 2)
+    }
+}
+
+/// The given rows of `x`.
+pub(crate) fn select_rows<const D: usize>(x: Tensor<D>, rows: &[usize]) -> Tensor<D> {
+    let mut shape = x.dims();
+    let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+    let device = x.device().without_autodiff();
+    let index = Tensor::<1, Int>::from_ints(index.as_slice(), &device);
+    // Two dimensions: whole rows are copied at once.
+    let width = shape[1..].iter().product::<usize>();
+    let kept = x.reshape([shape[0], width]).select(0, index);
+    shape[0] = rows.len();
+    kept.reshape(shape)
 }
 
 /// Looks up ids, `[rows * length]` row-major, in an embedding `[vocabulary, d_model]` of any type; f32
@@ -72,10 +162,12 @@ pub(crate) fn linear_head<const D: usize>(
     head: Tensor<2>,
     transposed: Option<&Tensor<2>>,
 ) -> Tensor<D> {
-    match transposed {
-        Some(transposed) if !head.is_require_grad() => constant_linear(x, transposed.clone(), head),
-        _ => mixed_linear(x, head.transpose(), None),
+    if head.is_require_grad() || !(is_fused(&x) && is_fused(&head)) {
+        return mixed_linear(x, head.transpose(), None);
     }
+    let weight = transposed.cloned();
+    let weight = weight.unwrap_or_else(|| head.clone().transpose());
+    constant_linear(x, weight, head)
 }
 
 /// The copy for [`linear_head`]; none where no kernel would use it.

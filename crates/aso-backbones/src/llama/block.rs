@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 
 use super::attention::LlamaAttention;
 use super::rotary::Rotary;
-use crate::layers::{KeyValue, RmsNorm};
+use crate::layers::{KeyValue, KeyValueCache, RmsNorm};
 
 /// `down_proj(silu(gate_proj(x)) * up_proj(x))`.
 #[derive(Module, Debug)]
@@ -43,14 +43,14 @@ pub(super) struct LlamaDecoderLayer {
 impl LlamaDecoderLayer {
     /// The block on a sequence `x: [rows, length, d_model]`.
     ///
-    /// `past` are keys and values of earlier positions. Returns the output and the keys and values of
+    /// `past` are keys and values of earlier positions, to which the new ones are added. Returns the output and the keys and values of
     /// past and new positions.
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
         rotary: &Rotary,
         bias: Tensor<4>,
-        past: Option<&KeyValue>,
+        past: Option<&mut KeyValueCache>,
         context: &ForwardContext,
     ) -> (Tensor<3>, KeyValue) {
         let normed = self.input_layernorm.forward(x.clone(), context);

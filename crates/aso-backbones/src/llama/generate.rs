@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use super::model::{LlamaForCausalLm, Sequence};
 use crate::generation::{Decoder, RowControl, generate};
-use crate::layers::KeyValue;
+use crate::layers::KeyValueCache;
 use crate::{GenerationConfig, TokenBatch};
 
 /// Ids and mask that grow by a column a step.
@@ -35,6 +35,19 @@ impl Growing {
         self.mask = append(&self.mask, &|_| 1);
     }
 
+    fn keep(&mut self, rows: &[usize]) {
+        let width = self.ids.len() / self.rows;
+        let keep = |values: &[i64]| {
+            let kept = rows
+                .iter()
+                .flat_map(|row| &values[row * width..(row + 1) * width]);
+            kept.copied().collect()
+        };
+        self.ids = keep(&self.ids);
+        self.mask = keep(&self.mask);
+        self.rows = rows.len();
+    }
+
     fn prompt(&self, row: usize) -> Vec<i64> {
         let width = self.ids.len() / self.rows;
         let columns = row * width..(row + 1) * width;
@@ -52,7 +65,7 @@ struct LlamaDecoder<'a> {
     context: &'a ForwardContext,
     sequence: Growing,
     cached: bool,
-    past: Option<Vec<KeyValue>>,
+    past: Option<Vec<KeyValueCache>>,
 }
 
 impl Decoder for LlamaDecoder<'_> {
@@ -69,11 +82,12 @@ impl Decoder for LlamaDecoder<'_> {
             ids: new,
             mask,
             rows: *rows,
-            past: self.past.as_deref(),
         };
-        let output = self.model.run(&sequence, None, self.context);
-        if self.cached {
-            self.past = Some(output.memory);
+        let past = self.past.as_deref_mut();
+        let output = self.model.run(&sequence, past, None, self.context);
+        if self.cached && self.past.is_none() {
+            let first = output.memory.into_iter().map(KeyValueCache::new);
+            self.past = Some(first.collect());
         }
         let length = new.len() / rows;
         let last = output.last.narrow(1, length - 1, 1);
@@ -85,6 +99,13 @@ impl Decoder for LlamaDecoder<'_> {
 
     fn prompt(&self, row: usize) -> Vec<i64> {
         self.sequence.prompt(row)
+    }
+
+    fn keep(&mut self, rows: &[usize]) {
+        self.sequence.keep(rows);
+        for past in self.past.iter_mut().flatten() {
+            past.keep(rows);
+        }
     }
 }
 

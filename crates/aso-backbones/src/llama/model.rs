@@ -12,7 +12,8 @@ use super::rotary::Rotary;
 use crate::batch::IGNORED_LABEL;
 use crate::generation::RowControl;
 use crate::layers::{
-    KeyValue, RmsNorm, additive_mask, embed, linear_head, pick_position, transposed_head,
+    KeyValue, KeyValueCache, RmsNorm, additive_mask, embed, linear_head, pick_position,
+    transposed_head,
 };
 use crate::{Backbone, GenerationConfig, ModelKind, NamedTensor, SpecialTokens, TokenBatch};
 
@@ -41,8 +42,6 @@ pub(super) struct Sequence<'a> {
     /// 1 for tokens and 0 for padding, of past and new positions: `[rows, past + length]`.
     pub(super) mask: &'a [i64],
     pub(super) rows: usize,
-    /// Keys and values of the past positions, per block.
-    pub(super) past: Option<&'a [KeyValue]>,
 }
 
 /// One forward pass through the blocks.
@@ -61,19 +60,16 @@ impl LlamaForCausalLm {
         &self.config
     }
 
-    /// Runs the blocks. `pick` names one position a row (among the new ones) whose residual stream is kept.
+    /// Runs the blocks. `past` are keys and values of the positions before, per block, to which those of the new
+    /// ones are added; `pick` names one position a row (among the new ones) whose residual stream is kept.
     pub(super) fn run(
         &self,
         sequence: &Sequence<'_>,
+        past: Option<&mut [KeyValueCache]>,
         pick: Option<&[i64]>,
         context: &ForwardContext,
     ) -> StackOutput {
-        let Sequence {
-            ids,
-            mask,
-            rows,
-            past,
-        } = *sequence;
+        let Sequence { ids, mask, rows } = *sequence;
         let device = self.device();
         let length = ids.len() / rows;
         let keys = mask.len() / rows;
@@ -83,13 +79,26 @@ impl LlamaForCausalLm {
             .collect();
         let rotary = Rotary::new(&positions, rows, &self.config.frequencies, &device);
         let biases = self.biases(mask, rows, length, &device);
-        let mut x = embed(&self.embed_tokens, ids, rows, context);
+        let x = embed(&self.embed_tokens, ids, rows, context);
+        self.run_blocks(x, &rotary, biases, past, pick, context)
+    }
+
+    /// [`run`](Self::run) from the embeddings on.
+    pub(super) fn run_blocks(
+        &self,
+        mut x: Tensor<3>,
+        rotary: &Rotary,
+        biases: Vec<Tensor<4>>,
+        mut past: Option<&mut [KeyValueCache]>,
+        pick: Option<&[i64]>,
+        context: &ForwardContext,
+    ) -> StackOutput {
         let mut picked = Vec::new();
         let mut memory = Vec::with_capacity(self.layers.len());
         for (at, (layer, bias)) in self.layers.iter().zip(biases).enumerate() {
-            let past = past.map(|past| &past[at]);
+            let past = past.as_deref_mut().map(|past| &mut past[at]);
             let kept;
-            (x, kept) = layer.forward(x, &rotary, bias, past, context);
+            (x, kept) = layer.forward(x, rotary, bias, past, context);
             memory.push(kept);
             picked.extend(pick.map(|positions| pick_position(x.clone(), positions)));
         }
@@ -150,9 +159,8 @@ impl LlamaForCausalLm {
             ids: batch.input_ids(),
             mask: batch.attention_mask(),
             rows: batch.rows(),
-            past: None,
         };
-        self.run(&sequence, None, context).last
+        self.run(&sequence, None, None, context).last
     }
 
     /// Every parameter of the backbone under its Hugging Face name, in PyTorch's orientation,

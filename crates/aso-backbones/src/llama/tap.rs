@@ -105,9 +105,8 @@ impl BlockTaps for LlamaForCausalLm {
             ids: &ids,
             mask: &mask,
             rows,
-            past: None,
         };
-        let output = self.run(&sequence, Some(&positions), &context);
+        let output = self.run(&sequence, None, Some(&positions), &context);
         let device = self.device();
         let own_positions: Vec<i64> = mask
             .chunks(length)
@@ -240,9 +239,8 @@ mod tests {
                 ids: batch.input_ids(),
                 mask: batch.attention_mask(),
                 rows,
-                past: None,
             };
-            model.run(&sequence, Some(at), &context).picked[block].clone()
+            model.run(&sequence, None, Some(at), &context).picked[block].clone()
         });
         let full = repeat_rows(Tensor::cat(outputs.collect(), 1), variants);
         let selected: Vec<f32> = positions

@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 
 use super::attention::T5Attention;
 use super::layers::T5DenseReluDense;
-use crate::layers::{KeyValue, RmsNorm, repeat_rows};
+use crate::layers::{KeyValue, KeyValueCache, RmsNorm, repeat_rows};
 
 /// Cross attention with its norm.
 #[derive(Module, Debug)]
@@ -44,13 +44,14 @@ pub(super) struct CrossMemory<'a> {
 impl T5Block {
     /// The whole block on a sequence `x: [rows, length, d_model]`.
     ///
-    /// `past` are keys and values of earlier positions. Returns the output and the keys and values of
-    /// past and new positions.
+    /// `past` are keys and values of earlier positions, to which the new ones are added. Returns the output and
+    /// the keys and values of past and new positions. A row of `cross` may be shared by several rows of x, which
+    /// then lie next to one another.
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
         bias: Tensor<4>,
-        past: Option<&KeyValue>,
+        past: Option<&mut KeyValueCache>,
         cross: Option<CrossMemory<'_>>,
         context: &ForwardContext,
     ) -> (Tensor<3>, KeyValue) {
@@ -144,12 +145,16 @@ impl T5Block {
         context: &ForwardContext,
     ) -> Tensor<3> {
         if let (Some(layer), Some(cross)) = (&self.cross, cross) {
-            let query = layer
-                .attention
-                .query(layer.norm.forward(x.clone(), context), context);
+            // Queries do not see each other here, so those that share a memory form one row.
+            let [rows, length, width] = x.dims();
+            let shared = cross.memory.key.dims()[0];
+            let normed = layer.norm.forward(x.clone(), context);
+            let normed = normed.reshape([shared, rows / shared * length, width]);
+            let query = layer.attention.query(normed, context);
             let attended = layer
                 .attention
-                .attend(query, cross.memory, cross.bias, context);
+                .attend(query, cross.memory, cross.bias, context)
+                .reshape([rows, length, width]);
             x = add_dropout(x, attended, context.mask(self.dropout, layer.site));
         }
         let normed = self.feed_forward_norm.forward(x.clone(), context);

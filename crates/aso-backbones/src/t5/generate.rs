@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use super::model::T5ForConditionalGeneration;
 use super::stack::EncoderMemory;
 use crate::generation::{Decoder, RowControl, generate};
-use crate::layers::KeyValue;
+use crate::layers::KeyValueCache;
 use crate::{GenerationConfig, TokenBatch};
 
 /// The encoder has run once; each step feeds one token per row.
@@ -15,7 +15,7 @@ struct CachedDecoder<'a> {
     context: &'a ForwardContext,
     rows: usize,
     memory: EncoderMemory,
-    past: Option<Vec<KeyValue>>,
+    past: Option<Vec<KeyValueCache>>,
     position: usize,
 }
 
@@ -28,15 +28,26 @@ impl Decoder for CachedDecoder<'_> {
         let bias = decoder
             .position_bias
             .forward(self.position, 1, self.position + 1, context);
-        let past = self.past.as_deref();
+        let past = self.past.as_deref_mut();
         let output = decoder.forward(x, bias, past, Some(&self.memory), false, context);
-        self.past = Some(output.memory);
+        if self.past.is_none() {
+            let first = output.memory.into_iter().map(KeyValueCache::new);
+            self.past = Some(first.collect());
+        }
         self.position += 1;
         model.next_logits(output.last, context)
     }
 
     fn prompt(&self, _row: usize) -> Vec<i64> {
         vec![self.model.config.decoder_start]
+    }
+
+    fn keep(&mut self, rows: &[usize]) {
+        self.rows = rows.len();
+        self.memory.keep(rows);
+        for past in self.past.iter_mut().flatten() {
+            past.keep(rows);
+        }
     }
 }
 
@@ -65,6 +76,12 @@ impl Decoder for UncachedDecoder<'_> {
 
     fn prompt(&self, _row: usize) -> Vec<i64> {
         vec![self.model.config.decoder_start]
+    }
+
+    fn keep(&mut self, rows: &[usize]) {
+        self.memory.keep(rows);
+        let kept = rows.iter().map(|row| self.inputs[*row].clone());
+        self.inputs = kept.collect();
     }
 }
 

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::attention::RelativePositionBias;
 use super::block::{CrossMemory, T5Block};
-use crate::layers::{KeyValue, RmsNorm, additive_mask};
+use crate::layers::{KeyValue, KeyValueCache, RmsNorm, additive_mask, select_rows};
 
 /// A stack of blocks.
 #[derive(Module, Debug)]
@@ -37,6 +37,14 @@ impl EncoderMemory {
             bias: self.bias.clone(),
         }
     }
+
+    /// Keeps the given rows.
+    pub(super) fn keep(&mut self, rows: &[usize]) {
+        for block in &mut self.blocks {
+            *block = block.select(rows);
+        }
+        self.bias = select_rows(self.bias.clone(), rows);
+    }
 }
 
 /// One stack's forward pass.
@@ -59,7 +67,7 @@ impl T5Stack {
         &self,
         x: Tensor<3>,
         bias: Tensor<4>,
-        past: Option<&[KeyValue]>,
+        mut past: Option<&mut [KeyValueCache]>,
         cross: Option<&EncoderMemory>,
         keep_hidden: bool,
         context: &ForwardContext,
@@ -68,7 +76,7 @@ impl T5Stack {
         let mut hidden = Vec::new();
         let mut memory = Vec::with_capacity(self.blocks.len());
         for (at, block) in self.blocks.iter().enumerate() {
-            let past = past.map(|past| &past[at]);
+            let past = past.as_deref_mut().map(|past| &mut past[at]);
             let cross = cross.map(|cross| cross.block(at));
             let (output, kept) = block.forward(x, bias.clone(), past, cross, context);
             memory.push(kept);
