@@ -18,7 +18,7 @@ use aso_backbones::{
 use aso_lora::{AdapterHost, AdapterScope, ForwardContext, LoraConfig};
 use aso_losses::{OrthogonalityPenalty, SequenceCrossEntropy, SubspacePair};
 use aso_trainer::Task;
-use aso_trainer::config::{DataSettings, ModelSettings};
+use aso_trainer::config::{DataSettings, EvalMode, ModelSettings};
 use aso_trainer::evaluate::Evaluator;
 use aso_trainer::events::Silent;
 use aso_trainer::load::{load_model, open_library};
@@ -244,6 +244,7 @@ fn evaluation(criterion: &mut Criterion) {
     let task = Task::load(library.as_ref(), &name, &data, 1, codec, vocabulary);
     let task = task.expect("a built-in task");
     let evaluator = Evaluator {
+        mode: EvalMode::Generate,
         codec,
         batch_size: 32,
         generation: GenerationConfig::greedy(6),

@@ -18,8 +18,8 @@ use aso_trainer::optimizer::SubspaceGradients;
 use burn::tensor::{DType, Device};
 use witness::{
     ATTRIBUTION_TOLERANCE, TOLERANCE, adapter, batch, check, check_attribution,
-    check_cached_generation, check_gradients, check_steps, completeness, expect, load,
-    mean_cross_entropy, padded_prompts, stack, values,
+    check_cached_generation, check_gradients, check_likelihoods, check_steps, completeness, expect,
+    load, mean_cross_entropy, padded_prompts, stack, values,
 };
 
 /// MHA tied, GQA with llama3 scaling untied, a window shorter than the sequence, biases, a head width of its
@@ -94,6 +94,13 @@ fn variants_match_transformers_and_peft() {
             check_gradients(&model, &batch(variant, "batch.json"), &expected);
             model.fold();
         }
+    }
+}
+
+#[test]
+fn likelihoods_equal_those_of_single_answers() {
+    for variant in VARIANTS {
+        check_likelihoods(&stack(variant, &format!("{variant}/adapters"), "active"));
     }
 }
 

@@ -18,8 +18,8 @@ use aso_tests::{Tensors, assert_close, fixture, read_tensors, shared};
 use burn::tensor::Device;
 use witness::{
     ATTRIBUTION_TOLERANCE, TOLERANCE, adapter, batch, check, check_attribution,
-    check_cached_generation, check_gradients, check_steps, completeness, expect, load,
-    mean_cross_entropy, stack, values,
+    check_cached_generation, check_gradients, check_likelihoods, check_steps, completeness, expect,
+    load, mean_cross_entropy, stack, values,
 };
 
 const DIALECTS: [&str; 3] = ["t5/v1_0", "t5/v1_1", "t5/mt5"];
@@ -99,6 +99,13 @@ fn dialects_match_transformers_and_peft() {
 fn cached_generation_equals_uncached() {
     for variant in DIALECTS {
         check_cached_generation(&stack(variant, &format!("{variant}/adapters"), "active"));
+    }
+}
+
+#[test]
+fn likelihoods_equal_those_of_single_answers() {
+    for variant in DIALECTS {
+        check_likelihoods(&stack(variant, &format!("{variant}/adapters"), "active"));
     }
 }
 

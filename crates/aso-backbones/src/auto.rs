@@ -258,6 +258,15 @@ impl Backbone for AutoModel {
         each!(self, model => model.generate(batch, config, control, context))
     }
 
+    fn answer_log_likelihoods(
+        &self,
+        batch: &TokenBatch,
+        answers: &[&[Vec<u32>]],
+        context: &ForwardContext,
+    ) -> Vec<Vec<f64>> {
+        each!(self, model => model.answer_log_likelihoods(batch, answers, context))
+    }
+
     fn kind(&self) -> ModelKind {
         each!(self, model => model.kind())
     }

@@ -71,6 +71,20 @@ pub trait Backbone: AdapterHost + BlockTaps {
         context: &ForwardContext,
     ) -> Vec<Vec<u32>>;
 
+    /// Log-likelihoods of given answers to a batch of prompts (as for [`generate`](Self::generate)): for every row
+    /// and each of its `answers` the sum of `log p(token | prompt, tokens before)`, not divided by the length.
+    ///
+    /// The answers of a row share what the model makes of its prompt, which is computed once.
+    ///
+    /// # Panics
+    /// May panic if there is not one list of answers a row, or for ids outside the vocabulary.
+    fn answer_log_likelihoods(
+        &self,
+        batch: &TokenBatch,
+        answers: &[&[Vec<u32>]],
+        context: &ForwardContext,
+    ) -> Vec<Vec<f64>>;
+
     /// How the model reads prompt and answer.
     fn kind(&self) -> ModelKind;
 

@@ -29,6 +29,7 @@ pub mod taps;
 pub mod weights;
 
 mod layers;
+mod likelihood;
 
 pub use auto::{AutoConfig, AutoModel};
 pub use backbone::{Backbone, ModelKind, SpecialTokens};

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use aso_backbones::{Decoding, FloatDtype, GenerationConfig, Sampling};
+use aso_trainer::config::EvalMode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceName;
@@ -176,6 +177,9 @@ pub(crate) struct EvalArgs {
     /// Evaluate at most the first N examples of each task
     #[arg(long, value_name = "N")]
     pub(crate) max_eval: Option<usize>,
+    /// Generate answers, or choose the most likely label of each task [default: as the run, or generate]
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<ModeArg>,
     /// Overrides one key of the configuration, e.g. data.eval_split=dev
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
@@ -307,6 +311,22 @@ pub(crate) struct ProbeArgs {
     /// Also write gradients of the loss
     #[arg(long)]
     pub(crate) gradients: bool,
+}
+
+/// How answers are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArg {
+    Generate,
+    Score,
+}
+
+impl From<ModeArg> for EvalMode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Generate => Self::Generate,
+            ModeArg::Score => Self::Score,
+        }
+    }
 }
 
 /// An element type.

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use crate::chat::ChatTemplate;
 use crate::encode::{
-    CHUNK, EncodedExample, Limits, Seq2SeqEncoder, TextTokenizer, cannot_encode, cut_sentence,
+    AnswerSet, CHUNK, EncodedExample, Limits, Seq2SeqEncoder, TextTokenizer, cannot_encode,
+    cut_sentence,
 };
 use crate::error::DataError;
 use crate::example::Example;
@@ -157,6 +158,49 @@ impl<'a> CausalEncoder<'a> {
         Ok(encoded)
     }
 
+    /// Encodes every label as the answer to each of the examples.
+    ///
+    /// # Errors
+    /// [`DataError::ChatTemplate`]; if the tokenizer rejects a label.
+    pub fn answers(&self, examples: &[Example], labels: &[String]) -> Result<AnswerSet, DataError> {
+        // All that matters of a prompt is its last character.
+        let mut known: Vec<Option<char>> = Vec::new();
+        let mut set = AnswerSet {
+            lists: Vec::new(),
+            of: Vec::with_capacity(examples.len()),
+        };
+        for example in examples {
+            let prompt = self.render(example)?.text;
+            let last = prompt.chars().next_back();
+            let list = match known.iter().position(|known| *known == last) {
+                Some(list) => list,
+                None => {
+                    let answer = |label: &String| self.answer(&prompt, label);
+                    let list = labels.iter().map(answer).collect::<Result<_, _>>()?;
+                    known.push(last);
+                    set.lists.push(list);
+                    known.len() - 1
+                }
+            };
+            set.of.push(list);
+        }
+        Ok(set)
+    }
+
+    /// One answer behind a prompt, as [`encode_from`](Self::encode_from) encodes it.
+    fn answer(&self, prompt: &str, answer: &str) -> Result<Vec<u32>, DataError> {
+        let context = Context::new(prompt, answer);
+        let tokenizer = self.tokenizer.inner();
+        let encoding = tokenizer
+            .encode(context.text.as_str(), false)
+            .map_err(cannot_encode(answer))?;
+        let ids = match context.behind(encoding.get_ids(), encoding.get_offsets()) {
+            Some(ids) => ids.to_vec(),
+            None => self.tokenizer.encode(answer)?,
+        };
+        Ok(self.limits.target(&ids).0)
+    }
+
     fn render(&self, example: &Example) -> Result<Rendered, DataError> {
         let prompt = example.prompt();
         let sentence = example.prefix.len()..example.prefix.len() + example.sentence.len();
@@ -243,6 +287,18 @@ impl ExampleEncoder<'_> {
         match self {
             Self::Seq2Seq(encoder) => encoder.encode(task, example),
             Self::Causal(encoder) => encoder.encode(task, example),
+        }
+    }
+
+    /// Encodes every label as the answer to each of the examples, as [`encode`](Self::encode) would if it were the
+    /// example's.
+    ///
+    /// # Errors
+    /// Those of the encoder.
+    pub fn answers(&self, examples: &[Example], labels: &[String]) -> Result<AnswerSet, DataError> {
+        match self {
+            Self::Seq2Seq(encoder) => encoder.answers(examples, labels),
+            Self::Causal(encoder) => encoder.answers(examples, labels),
         }
     }
 

@@ -39,6 +39,16 @@ pub struct EncodedExample {
     pub target_removed: usize,
 }
 
+/// The tokenised answers of a classification task, for each of some examples: how an answer is tokenised may depend on
+/// the prompt that it follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerSet {
+    /// Distinct lists of the same answers, in the order of the labels.
+    pub(crate) lists: Vec<Vec<Vec<u32>>>,
+    /// The list of each example.
+    pub(crate) of: Vec<usize>,
+}
+
 /// Encodes examples for an encoder-decoder such as T5.
 ///
 /// Source and target both end with the end token exactly once, whether or not the tokenizer's
@@ -258,6 +268,22 @@ impl EncodedExample {
     }
 }
 
+impl AnswerSet {
+    /// The answers to example `example`, each ending with the end token.
+    ///
+    /// # Panics
+    /// Panics if there is no such example.
+    pub fn of(&self, example: usize) -> &[Vec<u32>] {
+        &self.lists[self.of[example]]
+    }
+
+    /// Every id that occurs, with the number of its label.
+    pub fn ids(&self) -> impl Iterator<Item = (usize, u32)> {
+        let answers = self.lists.iter().flat_map(|list| list.iter().enumerate());
+        answers.flat_map(|(label, ids)| ids.iter().map(move |id| (label, *id)))
+    }
+}
+
 impl<'a> Seq2SeqEncoder<'a> {
     /// An encoder with limits in tokens, end tokens included.
     ///
@@ -319,6 +345,25 @@ impl<'a> Seq2SeqEncoder<'a> {
         let cut = encoded.iter().filter(|example| example.truncated()).count();
         tracing::debug!(task, examples = encoded.len(), cut, "examples tokenised");
         Ok(encoded)
+    }
+
+    /// Encodes every label as the answer to each of the examples.
+    ///
+    /// # Errors
+    /// If the tokenizer rejects a label.
+    pub fn answers(&self, examples: &[Example], labels: &[String]) -> Result<AnswerSet, DataError> {
+        let encode = |label: &String| {
+            let ids = self.tokenizer.encode(label)?;
+            Ok(self.limits.target(&ids).0)
+        };
+        let answers = labels
+            .iter()
+            .map(encode)
+            .collect::<Result<_, DataError>>()?;
+        Ok(AnswerSet {
+            lists: vec![answers],
+            of: vec![0; examples.len()],
+        })
     }
 
     /// Cuts an encoded example, number `index` of its split, to the limits.

@@ -85,7 +85,7 @@ pub use chat::ChatTemplate;
 pub use collate::{
     BatchTensors, IGNORED_LABEL, PaddedBatch, collate_causal, collate_prompts, collate_seq2seq,
 };
-pub use encode::{EncodedExample, Seq2SeqEncoder, TextTokenizer};
+pub use encode::{AnswerSet, EncodedExample, Seq2SeqEncoder, TextTokenizer};
 pub use error::{DataError, Place, RecordProblem};
 pub use example::{Example, Split};
 pub use jsonl::{JsonlLibrary, JsonlTask};

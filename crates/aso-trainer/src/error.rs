@@ -46,9 +46,9 @@ pub enum TrainerError {
     Vocabulary {
         /// The task.
         task: String,
-        /// `train`, `dev` or `test`.
+        /// `train`, `dev` or `test`, or `label`.
         split: &'static str,
-        /// 0-based example.
+        /// 0-based example or label.
         example: usize,
         /// The id.
         id: u32,
@@ -62,6 +62,14 @@ pub enum TrainerError {
         task: String,
         /// The split.
         split: &'static str,
+    },
+    /// There is nothing to choose an answer from.
+    #[error(
+        "task `{task}`: no list of labels (`labels.json`) to choose from, which `eval.mode` = \"score\" needs; \"generate\" does without"
+    )]
+    NoLabels {
+        /// The task.
+        task: String,
     },
     /// A run is continued with other settings.
     #[error("{path}: the run was started with another `{key}`: expected {expected}, found {found}", path = path.display())]

@@ -1,4 +1,4 @@
-//! Answers by generation, scored by exact match.
+//! Answers, generated or chosen, scored by exact match.
 
 use aso_backbones::{Backbone, GenerationConfig, RowControl, StopCriterion};
 use aso_data::{EncodedExample, evaluation_order, exact_match};
@@ -6,6 +6,7 @@ use aso_lora::{AdapterScope, ForwardContext};
 
 use crate::TrainerError;
 use crate::codec::{StopStrings, TextCodec};
+use crate::config::EvalMode;
 use crate::metrics::percent;
 use crate::task::Task;
 
@@ -14,7 +15,9 @@ use crate::task::Task;
 pub struct Evaluator<'a> {
     /// Makes batches, and text of answers.
     pub codec: &'a TextCodec,
-    /// Examples generated together.
+    /// Whether the answers to a task are generated or chosen.
+    pub mode: EvalMode,
+    /// Examples answered together.
     pub batch_size: usize,
     /// How an answer is generated. The draws of an example are a function of the seed and its number.
     pub generation: GenerationConfig,
@@ -23,7 +26,7 @@ pub struct Evaluator<'a> {
 }
 
 impl Evaluator<'_> {
-    /// Answers in the order of `examples`. Batches are formed by length; `progress` gets the number
+    /// Generated answers in the order of `examples`. Batches are formed by length; `progress` gets the number
     /// of examples done.
     ///
     /// # Errors
@@ -68,10 +71,66 @@ impl Evaluator<'_> {
         Ok(answers)
     }
 
+    /// Answers to a task's examples, in their order, found as `mode` says.
+    ///
+    /// # Errors
+    /// [`TrainerError::NoLabels`]; if an answer cannot be decoded.
+    pub fn predictions<M: Backbone>(
+        &self,
+        model: &M,
+        task: &Task,
+        scope: AdapterScope,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<String>, TrainerError> {
+        let examples: Vec<_> = task.evaluation.iter().collect();
+        match self.mode {
+            EvalMode::Generate => self.answers(model, &examples, scope, progress),
+            EvalMode::Score => {
+                let names = &task.labels()?.names;
+                let likelihoods = self.log_likelihoods(model, task, scope, progress)?;
+                let best = likelihoods.iter().map(|row| names[first_best(row)].clone());
+                Ok(best.collect())
+            }
+        }
+    }
+
+    /// The log-likelihood of every label of a task as the answer to each of its examples.
+    ///
+    /// # Errors
+    /// [`TrainerError::NoLabels`].
+    pub fn log_likelihoods<M: Backbone>(
+        &self,
+        model: &M,
+        task: &Task,
+        scope: AdapterScope,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Vec<f64>>, TrainerError> {
+        let (labels, examples) = (task.labels()?, &task.evaluation);
+        let lengths: Vec<usize> = examples
+            .iter()
+            .map(|example| example.source.len())
+            .collect();
+        let context = ForwardContext::inference().with_scope(scope);
+        let mut likelihoods = vec![Vec::new(); examples.len()];
+        let mut done = 0;
+        for indices in evaluation_order(&lengths, self.batch_size) {
+            let rows: Vec<_> = indices.iter().map(|index| &examples[*index]).collect();
+            let batch = self.codec.prompts(&rows)?;
+            let answers: Vec<_> = indices.iter().map(|index| labels.ids.of(*index)).collect();
+            let found = model.answer_log_likelihoods(&batch, &answers, &context);
+            for (index, row) in indices.iter().zip(found) {
+                likelihoods[*index] = row;
+            }
+            done += indices.len();
+            progress(done);
+        }
+        Ok(likelihoods)
+    }
+
     /// Exact match on a task in percent (method.md section 5).
     ///
     /// # Errors
-    /// As [`answers`](Self::answers).
+    /// As [`predictions`](Self::predictions).
     pub fn score<M: Backbone>(
         &self,
         model: &M,
@@ -79,8 +138,7 @@ impl Evaluator<'_> {
         scope: AdapterScope,
         progress: &mut dyn FnMut(usize),
     ) -> Result<f64, TrainerError> {
-        let examples: Vec<_> = task.evaluation.iter().collect();
-        let answers = self.answers(model, &examples, scope, progress)?;
+        let answers = self.predictions(model, task, scope, progress)?;
         let right = answers
             .iter()
             .zip(&task.answers)
@@ -89,4 +147,15 @@ impl Evaluator<'_> {
         // A task without examples was refused when it was read.
         Ok(percent(right, answers.len()).unwrap_or(0.0))
     }
+}
+
+/// The first of the largest values.
+fn first_best(values: &[f64]) -> usize {
+    let mut best = 0;
+    for (at, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = at;
+        }
+    }
+    best
 }

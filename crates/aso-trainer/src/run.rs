@@ -151,6 +151,9 @@ impl Run {
                 )
             })
             .collect::<Result<Vec<_>, _>>()?;
+        for task in &tasks {
+            task.check_mode(config.eval.mode)?;
+        }
         let targets = loaded.model.default_targets();
         let lora = config.lora.to_lora_config(targets);
         loaded.model.check_targets(&lora)?;

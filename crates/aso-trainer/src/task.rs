@@ -1,10 +1,10 @@
 //! Tasks ready for training and evaluation.
 
-use aso_data::{EncodedExample, ExampleCaps, Split, TaskData, TaskLibrary};
+use aso_data::{AnswerSet, EncodedExample, ExampleCaps, Split, TaskData, TaskLibrary};
 
 use crate::TrainerError;
 use crate::codec::TextCodec;
-use crate::config::{DataSettings, EvalSplit};
+use crate::config::{DataSettings, EvalMode, EvalSplit};
 
 /// One task, tokenised.
 #[derive(Debug, Clone)]
@@ -17,6 +17,17 @@ pub struct Task {
     pub evaluation: Vec<EncodedExample>,
     /// The right answers of `evaluation`, as text.
     pub answers: Vec<String>,
+    /// What an answer can be, if that is known.
+    pub labels: Option<Labels>,
+}
+
+/// The labels of a task.
+#[derive(Debug, Clone)]
+pub struct Labels {
+    /// As text.
+    pub names: Vec<String>,
+    /// As answers to the examples of `evaluation`.
+    pub ids: AnswerSet,
 }
 
 impl Task {
@@ -52,6 +63,11 @@ impl Task {
             });
         }
         let encoder = codec.encoder(data.max_source, data.max_target)?;
+        let labels = loaded.labels.as_ref().map(|names| {
+            let ids = encoder.answers(evaluated, names)?;
+            let names = names.clone();
+            Ok::<_, TrainerError>(Labels { names, ids })
+        });
         let task = Self {
             name: name.to_owned(),
             train: encoder.encode_all(name, &loaded.train)?,
@@ -60,6 +76,7 @@ impl Task {
                 .iter()
                 .map(|example| example.target.clone())
                 .collect(),
+            labels: labels.transpose()?,
         };
         task.check_vocabulary(split.name(), vocabulary)?;
         let cut = task
@@ -76,6 +93,27 @@ impl Task {
             );
         }
         Ok(task)
+    }
+
+    /// Whether the task can be evaluated so.
+    ///
+    /// # Errors
+    /// [`TrainerError::NoLabels`].
+    pub fn check_mode(&self, mode: EvalMode) -> Result<(), TrainerError> {
+        match mode {
+            EvalMode::Generate => Ok(()),
+            EvalMode::Score => self.labels().map(|_| ()),
+        }
+    }
+
+    /// The labels, which must be known.
+    ///
+    /// # Errors
+    /// [`TrainerError::NoLabels`].
+    pub(crate) fn labels(&self) -> Result<&Labels, TrainerError> {
+        self.labels.as_ref().ok_or_else(|| TrainerError::NoLabels {
+            task: self.name.clone(),
+        })
     }
 
     fn check_vocabulary(
@@ -98,6 +136,16 @@ impl Task {
                 }
             }
         }
-        Ok(())
+        let mut of_labels = self.labels.iter().flat_map(|labels| labels.ids.ids());
+        match of_labels.find(|(_, id)| *id as usize >= vocabulary) {
+            None => Ok(()),
+            Some((example, id)) => Err(TrainerError::Vocabulary {
+                task: self.name.clone(),
+                split: "label",
+                example,
+                id,
+                vocabulary,
+            }),
+        }
     }
 }

@@ -248,6 +248,7 @@ impl<M: Backbone> Trainer<M> {
             });
             let evaluator = Evaluator {
                 codec: &self.codec,
+                mode: self.config.eval.mode,
                 batch_size: self.config.eval.batch_size,
                 generation: GenerationConfig::greedy(self.config.eval.max_new_tokens),
                 stop: &[],

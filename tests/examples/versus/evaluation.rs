@@ -6,6 +6,7 @@ use anyhow::Context;
 use aso_backbones::{AutoModel, Backbone, GenerationConfig, RowControl};
 use aso_data::{EncodedExample, evaluation_order};
 use aso_lora::{AdapterScope, ForwardContext};
+use aso_trainer::config::EvalMode;
 use aso_trainer::evaluate::Evaluator;
 use aso_trainer::events::Silent;
 use aso_trainer::load::{Loaded, load_adapters, load_model, open_library};
@@ -114,6 +115,7 @@ impl Workload for Evaluation {
     fn run(&mut self) -> anyhow::Result<Outcome> {
         let evaluator = Evaluator {
             codec: &self.loaded.codec,
+            mode: EvalMode::Generate,
             batch_size: BATCH_SIZE,
             generation: GenerationConfig::greedy(MAX_NEW_TOKENS),
             stop: &[],

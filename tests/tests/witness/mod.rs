@@ -298,6 +298,62 @@ pub(crate) fn check_cached_generation(model: &AutoModel) {
     }
 }
 
+/// Likelihoods of answers behind a shared prompt against the loss of each answer with a prompt of its own.
+pub(crate) fn check_likelihoods(model: &AutoModel) {
+    let context = ForwardContext::inference();
+    let lengths = [7, 1, 12, 3, 9];
+    let prompts: Vec<Vec<i64>> = lengths
+        .iter()
+        .map(|length| {
+            (0..*length)
+                .map(|at| (at * 13 + length * 5) % 31 + 6)
+                .collect()
+        })
+        .collect();
+    // Of unequal lengths, with shared beginnings, one a beginning of another; another set for some rows.
+    let many: Vec<Vec<u32>> = [
+        &[8, 9, 1][..],
+        &[8, 9, 10, 11, 12, 13, 1],
+        &[8, 9],
+        &[20, 1],
+        &[1],
+    ]
+    .map(<[u32]>::to_vec)
+    .into();
+    let (few, none) = (vec![vec![30, 8, 1], vec![9]], Vec::new());
+    let sets: [&[Vec<u32>]; 5] = [&many, &few, &many, &none, &many];
+    let left = model.kind() == ModelKind::Causal;
+    let batch = padded_prompts(&prompts, left);
+    let found = model.answer_log_likelihoods(&batch, &sets, &context);
+    for (row, prompt) in prompts.iter().enumerate() {
+        assert_eq!(found[row].len(), sets[row].len());
+        for (answer, found) in sets[row].iter().zip(&found[row]) {
+            let answer: Vec<i64> = answer.iter().map(|id| i64::from(*id)).collect();
+            let (ids, labels) = if left {
+                let ignored = vec![-100; prompt.len()];
+                let ids = [prompt.as_slice(), &answer].concat();
+                (ids, [ignored, answer].concat())
+            } else {
+                (prompt.clone(), answer)
+            };
+            let mask = vec![1; ids.len()];
+            let alone = TokenBatch::new(1, ids, mask, labels).unwrap();
+            let (logits, labels) = model.answer_logits(&alone, &context);
+            let loss = SequenceCrossEntropy::default().forward(logits, &labels);
+            let expected = -values(loss.sum)[0];
+            assert_close("log-likelihood", &[*found as f32], &[expected], TOLERANCE);
+        }
+    }
+    // Nothing to choose from, one token each, a single row.
+    let one = padded_prompts(&prompts[..1], left);
+    assert_eq!(
+        model.answer_log_likelihoods(&one, &[&none], &context),
+        [Vec::<f64>::new()]
+    );
+    let single = model.answer_log_likelihoods(&one, &[&[vec![8], vec![1]]], &context);
+    assert!(single[0].iter().all(|value| *value < 0.0));
+}
+
 /// Prompts as a batch without labels, padded with id 0.
 pub(crate) fn padded_prompts(prompts: &[Vec<i64>], left: bool) -> TokenBatch {
     let width = prompts.iter().map(Vec::len).max().unwrap_or(0);

@@ -12,6 +12,7 @@ mod attention;
 mod block;
 mod config;
 mod generate;
+mod likelihood;
 mod load;
 mod model;
 mod rotary;

@@ -15,6 +15,7 @@ use crate::layers::{
     KeyValue, KeyValueCache, RmsNorm, additive_mask, embed, linear_head, pick_position,
     transposed_head,
 };
+use crate::likelihood::Answers;
 use crate::{Backbone, GenerationConfig, ModelKind, NamedTensor, SpecialTokens, TokenBatch};
 
 /// LLaMA, Mistral or Qwen2 with a language-modelling head.
@@ -262,6 +263,15 @@ impl Backbone for LlamaForCausalLm {
         context: &ForwardContext,
     ) -> Vec<Vec<u32>> {
         self.generate_cached(batch, config, control, context)
+    }
+
+    fn answer_log_likelihoods(
+        &self,
+        batch: &TokenBatch,
+        answers: &[&[Vec<u32>]],
+        context: &ForwardContext,
+    ) -> Vec<Vec<f64>> {
+        self.log_likelihoods(batch, &Answers::new(answers), context)
     }
 
     fn kind(&self) -> ModelKind {

@@ -12,6 +12,7 @@ use super::stack::{EncoderMemory, StackOutput, T5Stack, causal_bias, padding_bia
 use crate::batch::IGNORED_LABEL;
 use crate::generation::RowControl;
 use crate::layers::{embed, linear_head, transposed_head};
+use crate::likelihood::Answers;
 use crate::{Backbone, GenerationConfig, ModelKind, NamedTensor, SpecialTokens, TokenBatch};
 
 /// T5 with a language-modelling head.
@@ -197,6 +198,34 @@ impl Backbone for T5ForConditionalGeneration {
         context: &ForwardContext,
     ) -> Vec<Vec<u32>> {
         self.generate_cached(batch, config, control, context)
+    }
+
+    fn answer_log_likelihoods(
+        &self,
+        batch: &TokenBatch,
+        answers: &[&[Vec<u32>]],
+        context: &ForwardContext,
+    ) -> Vec<Vec<f64>> {
+        let answers = Answers::new(answers);
+        let Answers { count, length, .. } = answers;
+        if length == 0 {
+            return answers.nothing();
+        }
+        let ids = answers.inputs(Some(self.config.decoder_start), self.config.pad);
+        // All answers of a row attend to the same encoder output, which is not repeated.
+        let memory = self.encode(batch, context);
+        let rows = batch.rows() * count;
+        let output = self.run_decoder(&ids, rows, &memory, false, context);
+        let [_, _, width] = output.last.dims();
+        let hidden = output.last.reshape([rows * length, width]);
+        // Every answer begins behind the same start token.
+        let position = |row, answer, at| match at {
+            0 => row * count * length,
+            at => (row * count + answer) * length + at,
+        };
+        answers.sum(hidden, position, |x| {
+            self.head(self.decoder.finish(x, context), context)
+        })
     }
 
     fn kind(&self) -> ModelKind {

@@ -34,10 +34,13 @@ pub(crate) fn run(
     device: &Device,
     terminal: Terminal,
 ) -> anyhow::Result<ExitCode> {
-    let (config, adapters) = match &args.run {
+    let (mut config, adapters) = match &args.run {
         Some(run) => from_run(run, args)?,
         None => (from_arguments(args)?, args.adapter.clone()),
     };
+    if let Some(mode) = args.mode {
+        config.eval.mode = mode.into();
+    }
     let mut progress = terminal.observer(config.train.log_every);
     let mut loaded = load_model(&config.model, device, &mut progress)?;
     load_adapters(&mut loaded.model, &adapters, &loaded.fingerprint, false)?;
@@ -58,6 +61,7 @@ pub(crate) fn run(
     let vocabulary = loaded.model.vocabulary();
     let evaluator = Evaluator {
         codec: &loaded.codec,
+        mode: config.eval.mode,
         batch_size: config.eval.batch_size,
         generation: GenerationConfig::greedy(config.eval.max_new_tokens),
         stop: &[],
@@ -72,6 +76,7 @@ pub(crate) fn run(
             &loaded.codec,
             vocabulary,
         )?;
+        task.check_mode(config.eval.mode)?;
         let examples = task.evaluation.len();
         progress.event(Event::EvaluationStarted {
             after: None,

@@ -6,7 +6,7 @@ use aso_backbones::Backbone;
 use aso_data::jsonl::read_inputs;
 use aso_data::{Example, exact_match};
 use aso_lora::AdapterScope;
-use aso_trainer::config::ModelSettings;
+use aso_trainer::config::{EvalMode, ModelSettings};
 use aso_trainer::evaluate::Evaluator;
 use aso_trainer::events::{Event, Observer};
 use aso_trainer::files::atomic_write;
@@ -65,6 +65,7 @@ pub(crate) fn run(
 
     let evaluator = Evaluator {
         codec: &loaded.codec,
+        mode: EvalMode::Generate,
         batch_size: args.batch_size,
         generation: args.generation.config(args.max_new_tokens)?,
         stop: &args.generation.stop,

@@ -359,14 +359,27 @@ settings! {
         /// The tasks evaluated after each task: "all", "seen" (learned so far) or "seen+next" (and
         /// the one that comes next, for forward transfer).
         pub tasks: EvalTasks = EvalTasks::All,
-        /// Examples generated together.
+        /// How an answer is found: "generate" (greedily, token by token) or "score" (the most likely of the
+        /// task's labels, so never anything else; for tasks with a list of labels).
+        pub mode: EvalMode = EvalMode::Generate,
+        /// Examples answered together.
         pub batch_size: usize = 32,
-        /// Longest answer in tokens.
+        /// Longest generated answer in tokens.
         pub max_new_tokens: usize = 50,
         /// Whether the untouched backbone is evaluated on all tasks first (forward transfer needs
         /// it).
         pub zero_shot: bool = true,
     }
+}
+
+/// How an answer is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvalMode {
+    /// Greedy generation.
+    Generate,
+    /// The label with the highest log-likelihood, not divided by its length; the first one of several.
+    Score,
 }
 
 /// The tasks that are evaluated after each task.
@@ -404,6 +417,7 @@ plain!(
     TapStack,
     Schedule,
     EvalTasks,
+    EvalMode,
 );
 
 /// The model that `model.path` names.
