@@ -15,6 +15,8 @@ mod memory;
 mod order;
 mod training;
 
+// The allocator of the program.
+use aso_cli as _;
 use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
