@@ -3,7 +3,6 @@
 use aso_kernels::{constant_linear, is_fused};
 use aso_lora::{ForwardContext, mixed_linear, row_major};
 use burn::module::{Module, Param};
-use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 /// Root-mean-square norm (Zhang & Sennrich 2019), `y = weight * x / sqrt(mean(x^2) + epsilon)`: no mean, no
@@ -215,16 +214,14 @@ pub(crate) fn leading_columns(values: &[i64], width: usize, keep: usize) -> Vec<
 
 /// Probability of the target of each row under logits `[rows, variants, vocabulary]`: `[rows, variants]`.
 pub(crate) fn target_probability(logits: Tensor<3>, targets: &[i64]) -> Tensor<2> {
-    let [rows, variants, _] = logits.dims();
-    let index: Vec<i64> = targets
+    let [rows, variants, vocabulary] = logits.dims();
+    let targets: Vec<i64> = targets
         .iter()
         .flat_map(|target| std::iter::repeat_n(*target, variants))
         .collect();
-    let device = logits.device().without_autodiff();
-    let index = Tensor::<3, Int>::from_data(TensorData::new(index, [rows, variants, 1]), &device);
-    softmax(logits, 2)
-        .gather(2, index)
-        .reshape([rows, variants])
+    let logits = logits.reshape([rows * variants, vocabulary]);
+    let losses = aso_kernels::cross_entropy(logits, &targets);
+    losses.neg().exp().reshape([rows, variants])
 }
 
 /// An additive mask of the given shape, row-major: 0 where `visible` says so, else the lowest finite number.

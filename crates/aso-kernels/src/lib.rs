@@ -14,7 +14,7 @@
 //! | [`constant_linear`] | `x W` for a constant W, whose transpose serves the gradient |
 //! | [`activate`], [`activate_gated`] | `dropout(f(x))`, `dropout(f(x) * gate)` |
 //! | [`dropout`], [`add_dropout`] | `dropout(x)`, `x + dropout(y)` |
-//! | [`cross_entropy`] | `sum_i -log softmax(logits_i)[target_i]` |
+//! | [`cross_entropy`] | `-log softmax(logits_i)[target_i]` |
 //! | [`absolute_products`] | `sum_ij w_i abs((P A^T)_ij)` for constant rows P |
 //! | [`frobenius_norm`] | `sqrt(sum x^2)` |
 //!
@@ -241,11 +241,11 @@ pub fn add_dropout<const D: usize>(
     plain::add_dropout(x, y, Some(mask))
 }
 
-/// Cross entropy summed over rows, `sum_i -log softmax(logits_i)[target_i]`.
+/// Cross entropy of each row, `-log softmax(logits_i)[target_i]`.
 ///
 /// # Shapes
 /// - logits: `[n, classes]`; targets: n classes, on the host
-/// - output: `[1]`
+/// - output: `[n]`
 ///
 /// # Panics
 /// Panics if there is not one target a row, or a target is not a class.

@@ -124,7 +124,8 @@ pub fn add_dropout<const D: usize>(
 pub fn cross_entropy(logits: Tensor<2>, targets: &[i64]) -> Tensor<1> {
     let device = logits.device().without_autodiff();
     let index = Tensor::<1, Int>::from_ints(targets, &device).reshape([targets.len(), 1]);
-    log_softmax(logits, 1).gather(1, index).sum().neg()
+    let losses = log_softmax(logits, 1).gather(1, index).neg();
+    losses.reshape([targets.len()])
 }
 
 /// [`absolute_products`](crate::absolute_products).

@@ -69,7 +69,7 @@ impl SequenceCrossEntropy {
                 Tensor::<1, Int>::from_ints(positions.as_slice(), &device),
             )
         };
-        let sum = aso_kernels::cross_entropy(flat, &targets);
+        let sum = aso_kernels::cross_entropy(flat, &targets).sum();
         TokenLoss { sum, tokens }
     }
 }

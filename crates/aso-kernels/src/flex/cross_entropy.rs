@@ -4,7 +4,7 @@ use super::math::{exp, exp_sum, maximum};
 use super::{Cpu, contiguous, map, run, tensor, values, values_mut};
 use crate::simd;
 
-/// The sum over rows, and `log sum exp` of each row.
+/// Loss and `log sum exp` of each row.
 pub(super) fn forward(logits: &Cpu, targets: &[i64]) -> (Cpu, Vec<f32>) {
     let logits = contiguous(logits.clone());
     let logits = values(&logits);
@@ -15,25 +15,21 @@ pub(super) fn forward(logits: &Cpu, targets: &[i64]) -> (Cpu, Vec<f32>) {
         // The public function has checked that the target is a class.
         (normaliser, normaliser - row[*target as usize])
     });
-    let sum = losses.iter().map(|(_, loss)| f64::from(*loss)).sum::<f64>();
-    let normalisers = losses
-        .into_iter()
-        .map(|(normaliser, _)| normaliser)
-        .collect();
-    (tensor(vec![sum as f32], [1]), normalisers)
+    let (normalisers, losses): (Vec<_>, Vec<_>) = losses.into_iter().unzip();
+    (tensor(losses, [targets.len()]), normalisers)
 }
 
-/// `(softmax(logits) - onehot(target)) * grad`, written over the logits where nothing else holds them.
+/// `(softmax(logits) - onehot(target)) * grad` row by row, written over the logits where nothing else holds them.
 pub(super) fn backward(grad: &Cpu, logits: Cpu, targets: &[i64], normalisers: &[f32]) -> Cpu {
-    let grad = values(grad)[0];
+    let grads = values(grad);
     let mut logits = contiguous(logits);
     let all = values_mut(&mut logits);
     let classes = all.len() / targets.len().max(1);
     let count = all.len();
     let rows = all
         .chunks_exact_mut(classes.max(1))
-        .zip(targets.iter().zip(normalisers));
-    run(rows, count, |(row, (target, normaliser))| {
+        .zip(targets.iter().zip(normalisers).zip(grads));
+    run(rows, count, |(row, ((target, normaliser), grad))| {
         simd(|| {
             for logit in row.iter_mut() {
                 *logit = exp(*logit - normaliser) * grad;
