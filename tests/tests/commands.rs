@@ -365,3 +365,34 @@ fn help_lists_commands_and_examples() {
         assert!(succeed(&[command, "--help"]).contains("Usage"), "{command}");
     }
 }
+
+/// A run has the same bytes without a cache of tokens, with an empty one and with a full one.
+#[test]
+fn no_result_depends_on_the_token_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let config = dir.path().join("run.toml");
+    let settings = "[stream]\ntasks = [\"topic-news\"]\n[train]\nsteps = 3\n[data]\nmax_eval = 20";
+    std::fs::write(&config, settings).unwrap();
+    let mut runs = Vec::new();
+    for (name, set) in [
+        ("off", "data.cache=false"),
+        ("cold", "data.cache=true"),
+        ("warm", "data.cache=true"),
+    ] {
+        let out = dir.path().join(name);
+        let status = common::aso()
+            .env("ASO_CACHE", &cache)
+            .args(["run", text(&config), "--out", text(&out), "--set", set])
+            .output()
+            .unwrap()
+            .status;
+        assert!(status.success());
+        // The train and the test examples.
+        let kept = std::fs::read_dir(cache.join("tokens")).map_or(0, Iterator::count);
+        assert_eq!(kept, if name == "off" { 0 } else { 2 });
+        let adapter = std::fs::read(out.join("adapters/00-topic-news/adapter_model.safetensors"));
+        runs.push((results(&out), adapter.unwrap()));
+    }
+    assert!(runs.iter().all(|run| *run == runs[0]));
+}

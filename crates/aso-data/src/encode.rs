@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
 use tokenizers::{Encoding, Tokenizer};
 
 use crate::error::DataError;
@@ -23,6 +24,7 @@ pub struct TextTokenizer {
     eos: Option<u32>,
     unk: Option<u32>,
     adds_bos: bool,
+    digest: Option<[u8; 32]>,
 }
 
 /// A tokenised example.
@@ -119,7 +121,10 @@ impl TextTokenizer {
 
     fn parse(bytes: &[u8], origin: String) -> Result<Self, DataError> {
         match Tokenizer::from_bytes(bytes) {
-            Ok(tokenizer) => Self::wrap(tokenizer, origin),
+            Ok(tokenizer) => Ok(Self {
+                digest: Some(Sha256::digest(bytes).into()),
+                ..Self::wrap(tokenizer, origin)?
+            }),
             Err(error) => Err(DataError::Tokenizer {
                 origin,
                 problem: error.to_string(),
@@ -163,6 +168,7 @@ impl TextTokenizer {
                 .or_else(|| first(PAD)),
             eos: first(EOS),
             unk: first(UNK),
+            digest: None,
             tokenizer,
         })
     }
@@ -214,6 +220,11 @@ impl TextTokenizer {
     /// Id of the token for unknown pieces, if the tokenizer has one.
     pub fn unk_id(&self) -> Option<u32> {
         self.unk
+    }
+
+    /// SHA-256 of the `tokenizer.json` that it was read from; `None` for one that was built otherwise.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        self.digest
     }
 
     /// The wrapped tokenizer.

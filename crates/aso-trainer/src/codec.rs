@@ -5,6 +5,7 @@ use aso_data::{
     CausalEncoder, ChatTemplate, DataError, EncodedExample, ExampleEncoder, PaddedBatch,
     Seq2SeqEncoder, TextTokenizer, collate_causal, collate_prompts, collate_seq2seq,
 };
+use sha2::{Digest, Sha256};
 
 /// A tokenizer together with what a model makes of its ids: which special tokens it expects, and whether
 /// prompt and answer are two sequences or one.
@@ -13,6 +14,8 @@ pub struct TextCodec {
     kind: ModelKind,
     tokenizer: TextTokenizer,
     template: Option<ChatTemplate>,
+    /// Text of the template.
+    template_source: Option<String>,
     bos: Option<u32>,
     pad: u32,
 }
@@ -32,6 +35,7 @@ impl TextCodec {
             bos: added.or(special.bos).filter(|_| kind == ModelKind::Causal),
             pad: special.pad,
             template: None,
+            template_source: None,
             tokenizer,
         }
     }
@@ -57,6 +61,7 @@ impl TextCodec {
         let (bos, eos) = (spelling(self.bos), spelling(self.tokenizer.eos_id()));
         Ok(Self {
             template: Some(ChatTemplate::new(source, &bos, &eos)?),
+            template_source: Some(source.to_owned()),
             ..self
         })
     }
@@ -88,6 +93,21 @@ impl TextCodec {
                 })
             }
         })
+    }
+
+    /// All that decides how an example is tokenised, but the limits; `None` if that cannot be told.
+    pub(crate) fn fingerprint(&self) -> Option<[u8; 32]> {
+        let mut hasher = Sha256::new();
+        hasher.update(self.tokenizer.digest()?);
+        let settings = format!(
+            "{:?} {:?} {:?} {:?}",
+            self.kind,
+            self.bos,
+            self.tokenizer.eos_id(),
+            self.template_source
+        );
+        hasher.update(settings);
+        Some(hasher.finalize().into())
     }
 
     /// Pads examples to a batch with labels.

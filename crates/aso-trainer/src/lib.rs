@@ -40,6 +40,7 @@ pub mod run;
 pub mod schedule;
 pub mod state;
 pub mod task;
+pub mod token_cache;
 pub mod trainer;
 
 pub use codec::TextCodec;

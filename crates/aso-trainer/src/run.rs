@@ -17,7 +17,7 @@ use crate::{Outcome, Task, Trainer, TrainerError};
 use aso_backbones::Backbone;
 
 /// Keys that may differ when a run is resumed: they change no result.
-const FREE_KEYS: [&str; 2] = ["train.checkpoint_every", "train.log_every"];
+const FREE_KEYS: [&str; 3] = ["data.cache", "train.checkpoint_every", "train.log_every"];
 
 /// A configured run in its locked directory.
 #[derive(Debug)]

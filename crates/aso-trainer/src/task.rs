@@ -1,10 +1,11 @@
 //! Tasks ready for training and evaluation.
 
-use aso_data::{AnswerSet, EncodedExample, ExampleCaps, Split, TaskData, TaskLibrary};
+use aso_data::{AnswerSet, EncodedExample, Example, ExampleCaps, Split, TaskData, TaskLibrary};
 
 use crate::TrainerError;
 use crate::codec::TextCodec;
 use crate::config::{DataSettings, EvalMode, EvalSplit};
+use crate::token_cache::TokenCache;
 
 /// One task, tokenised.
 #[derive(Debug, Clone)]
@@ -62,7 +63,13 @@ impl Task {
                 split: split.name(),
             });
         }
+        let limits = (data.max_source, data.max_target);
         let encoder = codec.encoder(data.max_source, data.max_target)?;
+        let cache = data.cache.then(TokenCache::from_env).flatten();
+        let encode = |examples: &[Example]| match &cache {
+            Some(cache) => cache.encode_all(codec, limits, name, examples),
+            None => encoder.encode_all(name, examples),
+        };
         let labels = loaded.labels.as_ref().map(|names| {
             let ids = encoder.answers(evaluated, names)?;
             let names = names.clone();
@@ -70,8 +77,8 @@ impl Task {
         });
         let task = Self {
             name: name.to_owned(),
-            train: encoder.encode_all(name, &loaded.train)?,
-            evaluation: encoder.encode_all(name, evaluated)?,
+            train: encode(&loaded.train)?,
+            evaluation: encode(evaluated)?,
             answers: evaluated
                 .iter()
                 .map(|example| example.target.clone())

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 pub(crate) fn aso() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aso-under-test"));
     command.env("NO_COLOR", "1").env_remove("RUST_LOG");
+    command.env("ASO_CACHE", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 

@@ -129,6 +129,9 @@ settings! {
         pub max_source: usize = 512,
         /// Longest target in tokens.
         pub max_target: usize = 50,
+        /// Whether tokenised examples are kept in the cache folder, `$ASO_CACHE/tokens` or
+        /// `~/.cache/aso-lora/tokens`. No result depends on it.
+        pub cache: bool = true,
         /// The split that is evaluated: "test" or "dev".
         pub eval_split: EvalSplit = EvalSplit::Test,
     }
