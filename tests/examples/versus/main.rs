@@ -115,8 +115,8 @@ fn open(name: &str, work: &Path) -> anyhow::Result<Box<dyn Workload>> {
         // A weight below AdamW's epsilon: the two models, and with them the lengths of their answers, stay the same,
         // and the difference in time is what the methods cost. A larger one would decide the first update of A,
         // whose cross entropy has no gradient yet.
-        "run-aso-lora" => Box::new(order::Stream::with_lambda("aso-lora", "aso", 1e-12)?),
-        "run-o-lora" => Box::new(order::Stream::with_lambda("o-lora", "aso", 1e-12)?),
+        "run-aso-lora" => Box::new(order::Stream::with_lambda("aso-lora", "aso", 1e-30)?),
+        "run-o-lora" => Box::new(order::Stream::with_lambda("o-lora", "aso", 1e-30)?),
         "growth-1" => Box::new(order::Growth::new(work, 0)?),
         "growth-2" => Box::new(order::Growth::new(work, 1)?),
         "growth-15" => Box::new(order::Growth::new(work, 14)?),

@@ -98,7 +98,7 @@ pub(super) const WORKLOADS: [Workload; 11] = [
         goal: 1.03,
         least: 1.06,
         pairs: LONG,
-        tolerance: Some(1e-3),
+        tolerance: Some(1e-6),
         shared: Shared::Data,
     },
     Workload {
