@@ -245,7 +245,7 @@ fn chain(
 /// Value and derivative.
 #[inline(always)]
 fn gelu(x: f32) -> (f32, f32) {
-    const ROOT: f32 = 0.797_884_56;
+    const ROOT: f32 = 0.797_884_6;
     const CUBE: f32 = 0.044_715;
     let t = tanh(ROOT * (x + CUBE * x * x * x));
     let slope = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * ROOT * (1.0 + 3.0 * CUBE * x * x);
