@@ -19,7 +19,7 @@ use crate::args::{Cli, Command};
 use crate::progress::Terminal;
 
 /// Keeps the buffers of one training step for the next. glibc's gives large ones back, so that every step pays for
-/// mapping and clearing its pages again: up to a third of its time, and more the longer a run has fragmented the heap.
+/// mapping and clearing its pages again (docs/performance.md).
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

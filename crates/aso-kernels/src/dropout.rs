@@ -69,9 +69,8 @@ impl DropoutMask {
         // Two draws of 16 bits to a word of the generator.
         rng.set_word_pos((start / 2) as u128);
         let mut bytes = [0u8; 2 * PORTION];
-        let odd = start % 2;
         let mut rest = kept;
-        let mut skip = odd;
+        let mut skip = start % 2;
         while !rest.is_empty() {
             let count = rest.len().min(PORTION - skip);
             // Whole words, so that the next portion starts at one.

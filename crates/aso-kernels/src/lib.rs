@@ -58,10 +58,12 @@ pub(crate) fn simd<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Whether tensors like this one take the fused path.
+/// Whether tensors like this one take the fused path: f32, on the CPU, and not empty.
 pub fn is_fused<const D: usize>(x: &Tensor<D>) -> bool {
     #[cfg(feature = "flex")]
-    return x.dtype() == DType::F32 && x.device().without_autodiff() == Device::flex();
+    return x.dtype() == DType::F32
+        && x.device().without_autodiff() == Device::flex()
+        && x.shape().num_elements() > 0;
     #[cfg(not(feature = "flex"))]
     {
         let _ = x;

@@ -137,6 +137,41 @@ fn attention_takes_joined_heads_and_masks_whole_rows() {
     );
 }
 
+/// A flipped tensor is a view that steps backwards; an empty one has no rows to share out.
+#[test]
+fn unusual_layouts() {
+    let query = random([2, 3, 6, 4]);
+    let weight = random([4, 5]);
+    let bias = random([1, 1, 6, 6]);
+    compare!(
+        "flipped",
+        (query),
+        |q: Tensor<4>| {
+            let k = q.clone().flip([2]);
+            let y = aso_kernels::attention(q.clone(), k.clone(), k, bias.clone(), 1.0, None);
+            aso_kernels::constant_linear(
+                y,
+                weight.clone().flip([0, 1]),
+                weight.clone().flip([0, 1]).transpose(),
+            )
+        },
+        |q: Tensor<4>| {
+            let k = q.clone().flip([2]);
+            let y = plain::attention(q.clone(), k.clone(), k, bias.clone(), 1.0, None);
+            plain::constant_linear(
+                y,
+                weight.clone().flip([0, 1]),
+                weight.clone().flip([0, 1]).transpose(),
+            )
+        }
+    );
+    let empty = Tensor::<2>::zeros([0, 4], &Device::flex());
+    assert_eq!(
+        aso_kernels::rms_norm(empty, random([4]), 1e-6).dims(),
+        [0, 4]
+    );
+}
+
 #[test]
 fn rotations() {
     for angles in [5, 1] {

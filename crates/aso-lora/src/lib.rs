@@ -20,8 +20,7 @@
 //! | [`floats`] | float tensors of safetensors files |
 //! | [`peft`] | [`Adapter`]: Hugging Face PEFT adapter directories, both ways |
 //!
-//! Sister crates: `aso-kernels` (fused operations; with its feature `flex` a step on the CPU takes about half the
-//! time), `aso-losses` (penalties between subspaces), `aso-backbones` (models built from
+//! Sister crates: `aso-kernels` (fused operations; its feature `flex` turns on those for the CPU), `aso-losses` (penalties between subspaces), `aso-backbones` (models built from
 //! `LoraLinear`), `aso-attribution` (task similarity), `aso-data`, `aso-trainer`, `aso-cli`.
 
 pub mod config;

@@ -43,8 +43,8 @@ pub(super) struct LlamaDecoderLayer {
 impl LlamaDecoderLayer {
     /// The block on a sequence `x: [rows, length, d_model]`.
     ///
-    /// `past` are keys and values of earlier positions, to which the new ones are added. Returns the output and the keys and values of
-    /// past and new positions.
+    /// `past` are keys and values of earlier positions, to which the new ones are added. Returns the output
+    /// and the keys and values of past and new positions.
     pub(super) fn forward(
         &self,
         x: Tensor<3>,

@@ -7,8 +7,8 @@ use burn::backend::Flex;
 use burn::backend::ops::FloatTensorOps;
 use gemmkit::{MatMut, MatRef, Parallelism, gemm};
 
-use super::math::{dot, exp, exp_sum, maximum};
-use super::{Cpu, dims, map, run, tensor};
+use super::math::{dot, exp, exp_sum, maximum, scale_kept};
+use super::{Cpu, dims, dims4, forwards, map, run, tensor};
 use crate::{DropoutMask, simd};
 
 /// Queries whose weights are held at once.
@@ -72,17 +72,17 @@ impl AttentionInputs {
         // Rows of the bias are read as slices.
         let dense = bias.layout().strides().last() == Some(&1) || dims(&bias)[3] == 1;
         Self {
-            query,
-            key,
-            value,
-            bias: if dense { bias } else { bias.to_contiguous() },
+            query: forwards(query),
+            key: forwards(key),
+            value: forwards(value),
+            bias: forwards(if dense { bias } else { bias.to_contiguous() }),
             scale: scale as f32,
         }
     }
 
     fn sizes(&self) -> Sizes {
         let ([rows, heads, queries, d], [_, kv_heads, keys, _]) =
-            (shape(&self.query), shape(&self.key));
+            (dims4(&self.query), dims4(&self.key));
         Sizes {
             rows,
             heads,
@@ -297,7 +297,7 @@ impl AttentionInputs {
     fn bias_row(&self, row: usize, head: usize, query: usize) -> &[f32] {
         let layout = self.bias.layout();
         let strides = layout.strides();
-        let sizes = shape(&self.bias);
+        let sizes = dims4(&self.bias);
         let index = [row, head, query];
         let offset = (0..3)
             .filter(|dim| sizes[*dim] > 1)
@@ -352,7 +352,7 @@ impl<'a> Matrix<'a> {
 
 /// The matrix of one row and head of a tensor of any layout.
 fn matrix(x: &Cpu, row: usize, head: usize) -> Matrix<'_> {
-    let [_, _, rows, columns] = shape(x);
+    let [_, _, rows, columns] = dims4(x);
     let layout = x.layout();
     let strides = layout.strides();
     let start =
@@ -385,18 +385,6 @@ fn add(x: &mut [f32], other: &[f32]) {
     for (x, other) in x.iter_mut().zip(other) {
         *x += other;
     }
-}
-
-#[inline(always)]
-fn scale_kept(x: &mut [f32], kept: &[u8], scale: f32) {
-    for (x, kept) in x.iter_mut().zip(kept) {
-        *x *= f32::from(*kept) * scale;
-    }
-}
-
-fn shape(x: &Cpu) -> [usize; 4] {
-    let sizes = dims(x);
-    [sizes[0], sizes[1], sizes[2], sizes[3]]
 }
 
 /// `[rows, heads, positions, d]` in the layout `[rows, positions, heads, d]`, in which linear layers read and write.

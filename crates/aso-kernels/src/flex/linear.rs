@@ -4,7 +4,7 @@
 
 use gemmkit::{MatMut, MatRef, Parallelism, gemm};
 
-use super::{Cpu, contiguous, dims, run, tensor, values};
+use super::{Cpu, contiguous, dims, forwards, run, tensor, values};
 
 /// Rows of one job: enough for packing the weight to cost little, few enough to share out.
 const ROWS: usize = 128;
@@ -28,7 +28,8 @@ pub(super) fn product(x: Cpu, weight: &Cpu) -> Cpu {
     if y.is_empty() || inner == 0 {
         return tensor(y, shape);
     }
-    let weight = Weight::new(weight);
+    let weight = forwards(weight.clone());
+    let weight = Weight::new(&weight);
     let elements = rows * columns * inner / PER_ELEMENT;
     if rows > ROWS || columns < 2 * COLUMNS {
         let jobs = y.chunks_mut(ROWS * columns).zip(x.chunks(ROWS * inner));

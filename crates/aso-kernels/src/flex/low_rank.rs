@@ -1,7 +1,10 @@
 //! The active subspace beside a linear layer: `y + s B A dropout(x)`.
 
+use std::borrow::Cow;
+
 use gemmkit::{MatMut, MatRef, Parallelism, gemm};
 
+use super::math::scale_kept;
 use super::{Cpu, contiguous, dims, map, run, tensor, values, values_mut};
 use crate::{DropoutMask, simd};
 
@@ -73,20 +76,19 @@ impl LowRank {
             .map(|(job, ((y, x), hidden))| (job, y, x, hidden, masks.next()));
         run(jobs, x.len(), |(job, y, x, hidden, kept)| {
             let rows = x.len() / d_in;
-            let mut dropped = Vec::new();
             let x = match (dropout, kept) {
                 (Some(mask), Some(kept)) => {
                     mask.fill(job * BLOCK * d_in, kept);
-                    dropped = x.to_vec();
-                    apply(&mut dropped, kept, keep_scale);
-                    &dropped
+                    let mut dropped = x.to_vec();
+                    simd(|| scale_kept(&mut dropped, kept, keep_scale));
+                    Cow::Owned(dropped)
                 }
-                _ => x,
+                _ => Cow::Borrowed(x),
             };
             let a_transposed = MatRef::from_col_major(a, d_in, rank);
             product(
                 1.0,
-                row_major(x, rows, d_in),
+                row_major(&x, rows, d_in),
                 a_transposed,
                 0.0,
                 hidden,
@@ -101,7 +103,6 @@ impl LowRank {
                 y,
                 d_out,
             );
-            drop(dropped);
         });
         let state = LowRankState {
             hidden,
@@ -159,7 +160,7 @@ impl LowRank {
                     product(self.scaling, transposed, hidden, 1.0, &mut db, rank);
                     let mut x = x[within(d_in)].to_vec();
                     if let Some(kept) = kept {
-                        apply(&mut x, kept, state.keep_scale);
+                        simd(|| scale_kept(&mut x, kept, state.keep_scale));
                     }
                     let inner = MatRef::from_col_major(&inner, rank, rows);
                     product(1.0, inner, row_major(&x, rows, d_in), 1.0, &mut da, d_in);
@@ -169,7 +170,7 @@ impl LowRank {
                     let inner = row_major(&inner, rows, rank);
                     product(1.0, inner, row_major(a, rank, d_in), 0.0, dx, d_in);
                     if let Some(kept) = kept {
-                        apply(dx, kept, state.keep_scale);
+                        simd(|| scale_kept(dx, kept, state.keep_scale));
                     }
                 }
             }
@@ -196,14 +197,6 @@ pub(super) fn add_parts(parts: Vec<Vec<f32>>, length: usize) -> Vec<f32> {
         }
     }
     sum
-}
-
-fn apply(x: &mut [f32], kept: &[u8], scale: f32) {
-    simd(|| {
-        for (x, kept) in x.iter_mut().zip(kept) {
-            *x *= f32::from(*kept) * scale;
-        }
-    });
 }
 
 fn row_major(values: &[f32], rows: usize, columns: usize) -> MatRef<'_, f32> {

@@ -60,6 +60,14 @@ pub(super) fn maximum(x: &[f32]) -> f32 {
     )
 }
 
+/// Multiplies with a mask and its scale.
+#[inline(always)]
+pub(super) fn scale_kept(x: &mut [f32], kept: &[u8], scale: f32) {
+    for (x, kept) in x.iter_mut().zip(kept) {
+        *x *= f32::from(*kept) * scale;
+    }
+}
+
 /// Replaces every `x` by `exp(x - shift)` and returns the sum of the results.
 #[inline(always)]
 pub(super) fn exp_sum(x: &mut [f32], shift: f32) -> f32 {

@@ -15,7 +15,7 @@ mod pointwise;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::TensorData;
@@ -266,14 +266,7 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         let nodes = [x.node(), weight.node()];
         let (x, weight) = (x.into_primitive(), weight.into_primitive());
         let (y, inverse) = norm::forward(&x, &weight, epsilon);
-        match RmsNormBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => prep.finish((x, weight, inverse), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        record::<C, _, _>(RmsNormBackward, nodes, (x, weight, inverse), y)
     }
 
     fn attention(
@@ -293,14 +286,7 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
             scale,
         );
         let (y, state) = inputs.forward(dropout);
-        match AttentionBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => prep.finish((inputs, state), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        record::<C, _, _>(AttentionBackward, nodes, (inputs, state), y)
     }
 
     fn rotate_halves(
@@ -311,14 +297,7 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         let nodes = [x.node(), cos.node(), sin.node()];
         let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
         let y = pointwise::rotate(&x.into_primitive(), &cos, &sin, 1.0);
-        match RotateBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => prep.finish((cos, sin), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        record::<C, _, _>(RotateBackward, nodes, (cos, sin), y)
     }
 
     fn constant_linear(
@@ -328,14 +307,12 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let nodes = [x.node()];
         let y = linear::product(x.into_primitive(), &weight.into_primitive());
-        match ConstantLinearBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => prep.finish(transposed.into_primitive(), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        record::<C, _, _>(
+            ConstantLinearBackward,
+            nodes,
+            transposed.into_primitive(),
+            y,
+        )
     }
 
     fn add_low_rank(
@@ -350,14 +327,7 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         let (x, a, b) = (x.into_primitive(), a.into_primitive(), b.into_primitive());
         let inputs = LowRank::new(&x, &a, &b, scaling);
         let (y, state) = inputs.forward(y.into_primitive(), dropout);
-        match AddLowRankBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => prep.finish((inputs, state), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        record::<C, _, _>(AddLowRankBackward, nodes, (inputs, state), y)
     }
 
     fn activate(
@@ -367,14 +337,7 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let nodes = [x.node()];
         let (y, state) = pointwise::activate(x.into_primitive(), None, activation, dropout);
-        match ActivateBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => prep.finish(state, y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        record::<C, _, _>(ActivateBackward, nodes, state, y)
     }
 
     fn activate_gated(
@@ -386,27 +349,13 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         let nodes = [x.node(), gate.node()];
         let gate = gate.into_primitive();
         let (y, state) = pointwise::activate(x.into_primitive(), Some(&gate), activation, dropout);
-        match ActivateGatedBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => prep.finish(state, y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        record::<C, _, _>(ActivateGatedBackward, nodes, state, y)
     }
 
     fn dropout(x: FloatTensor<Self>, mask: DropoutMask) -> FloatTensor<Self> {
         let nodes = [x.node()];
         let (y, kept) = pointwise::dropout(x.into_primitive(), mask);
-        match DropoutBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => prep.finish((kept, mask.scale()), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        record::<C, _, _>(DropoutBackward, nodes, (kept, mask.scale()), y)
     }
 
     fn add_dropout(
@@ -416,28 +365,19 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), y.node()];
         let (sum, kept) = pointwise::add_dropout(x.into_primitive(), y.into_primitive(), mask);
-        match AddDropoutBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => prep.finish((kept, mask.scale()), sum),
-            OpsKind::UnTracked(prep) => prep.finish(sum),
-        }
+        record::<C, _, _>(AddDropoutBackward, nodes, (kept, mask.scale()), sum)
     }
 
     fn cross_entropy(logits: FloatTensor<Self>, targets: Vec<i64>) -> FloatTensor<Self> {
         let nodes = [logits.node()];
         let logits = contiguous(logits.into_primitive());
         let (sum, normalisers) = cross_entropy::forward(&logits, &targets);
-        match CrossEntropyBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => prep.finish((logits, targets, normalisers), sum),
-            OpsKind::UnTracked(prep) => prep.finish(sum),
-        }
+        record::<C, _, _>(
+            CrossEntropyBackward,
+            nodes,
+            (logits, targets, normalisers),
+            sum,
+        )
     }
 
     fn absolute_products(
@@ -448,28 +388,36 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
         let nodes = [active.node()];
         let previous = previous.into_primitive();
         let (sum, products) = penalty::absolute_products(&previous, active.primitive(), &weights);
-        match AbsoluteProductsBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => prep.finish((previous, products, weights), sum),
-            OpsKind::UnTracked(prep) => prep.finish(sum),
-        }
+        record::<C, _, _>(
+            AbsoluteProductsBackward,
+            nodes,
+            (previous, products, weights),
+            sum,
+        )
     }
 
     fn frobenius_norm(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let nodes = [x.node()];
         let x = x.into_primitive();
         let norm = penalty::frobenius_norm(&x);
-        match FrobeniusNormBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => prep.finish((x, norm.clone()), norm),
-            OpsKind::UnTracked(prep) => prep.finish(norm),
-        }
+        record::<C, _, _>(FrobeniusNormBackward, nodes, (x, norm.clone()), norm)
+    }
+}
+
+/// Puts an operation with one result on the graph, if any of its inputs is.
+fn record<C, T, const N: usize>(
+    step: T,
+    nodes: [NodeGuard; N],
+    state: T::State,
+    output: Cpu,
+) -> FloatTensor<Autodiff<Flex, C>>
+where
+    C: CheckpointStrategy,
+    T: Backward<Flex, N>,
+{
+    match step.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish(state, output),
+        OpsKind::UnTracked(prep) => prep.finish(output),
     }
 }
 
@@ -514,6 +462,12 @@ fn contiguous(x: Cpu) -> Cpu {
     if whole { x } else { x.to_contiguous() }
 }
 
+/// A layout without steps backwards: the tensor itself, or a copy.
+fn forwards(x: Cpu) -> Cpu {
+    let backwards = x.layout().strides().iter().any(|stride| *stride < 0);
+    if backwards { x.to_contiguous() } else { x }
+}
+
 /// Values of a [`contiguous`] tensor.
 fn values(x: &Cpu) -> &[f32] {
     x.storage()
@@ -527,4 +481,10 @@ fn values_mut(x: &mut Cpu) -> &mut [f32] {
 /// Sizes of the dimensions.
 fn dims(x: &Cpu) -> Vec<usize> {
     x.shape().to_vec()
+}
+
+/// Sizes of four dimensions.
+fn dims4(x: &Cpu) -> [usize; 4] {
+    let sizes = dims(x);
+    [sizes[0], sizes[1], sizes[2], sizes[3]]
 }

@@ -1,7 +1,10 @@
 //! Dropout, activations and rotations.
 
-use super::math::{sigmoid, tanh};
-use super::{Cpu, JOB, contiguous, dims, run, tensor, values, values_mut};
+use burn::backend::Flex;
+use burn::backend::ops::FloatTensorOps;
+
+use super::math::{scale_kept, sigmoid, tanh};
+use super::{Cpu, JOB, contiguous, dims, dims4, run, tensor, values, values_mut};
 use crate::{Activation, DropoutMask, simd};
 
 /// `x * mask`, and the mask.
@@ -15,9 +18,7 @@ pub(super) fn dropout(x: Cpu, mask: DropoutMask) -> (Cpu, Vec<u8>) {
     run(jobs, count, |(job, (x, kept))| {
         mask.fill(job * JOB, kept);
         simd(|| {
-            for (x, kept) in x.iter_mut().zip(&*kept) {
-                *x *= f32::from(*kept) * scale;
-            }
+            scale_kept(x, kept, scale);
         });
     });
     (x, kept)
@@ -49,9 +50,7 @@ pub(super) fn masked(grad: Cpu, kept: &[u8], scale: f32) -> Cpu {
     let jobs = values.chunks_mut(JOB).zip(kept.chunks(JOB));
     run(jobs, kept.len(), |(grad, kept)| {
         simd(|| {
-            for (grad, kept) in grad.iter_mut().zip(kept) {
-                *grad *= f32::from(*kept) * scale;
-            }
+            scale_kept(grad, kept, scale);
         });
     });
     grad
@@ -156,9 +155,7 @@ fn general(
         if let (Some(kept), Some(mask)) = (kept, dropout) {
             mask.fill(job * JOB, kept);
             simd(|| {
-                for (y, kept) in y.iter_mut().zip(&*kept) {
-                    *y *= f32::from(*kept) * scale;
-                }
+                scale_kept(y, kept, scale);
             });
         }
     });
@@ -193,9 +190,7 @@ impl ActivationState {
             simd(|| {
                 // Through dropout first.
                 of_x.copy_from_slice(grad);
-                for (grad, kept) in of_x.iter_mut().zip(kept) {
-                    *grad *= f32::from(*kept) * self.scale;
-                }
+                scale_kept(of_x, kept, self.scale);
                 let gate = gates.map(|gates| &gates[start..start + x.len()]);
                 match self.activation {
                     Activation::Relu => chain(of_x, of_gate, x, gate, |x| {
@@ -262,12 +257,7 @@ fn silu(x: f32) -> (f32, f32) {
 /// Rotates `(x_i, x_{i + d/2})` by the angles, times `direction`. The result is laid out as `[rows, positions,
 /// heads, d]`.
 pub(super) fn rotate(x: &Cpu, cos: &Cpu, sin: &Cpu, direction: f32) -> Cpu {
-    use burn::backend::Flex;
-    use burn::backend::ops::FloatTensorOps;
-
-    let [rows, heads, positions, d] = dims(x)[..] else {
-        unreachable!("the public function takes four dimensions")
-    };
+    let [rows, heads, positions, d] = dims4(x);
     let x = contiguous(Flex::float_swap_dims(x.clone(), 1, 2));
     // Angles may be the same for all positions.
     let angles = |x: &Cpu| {
