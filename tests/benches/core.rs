@@ -17,12 +17,12 @@ use aso_backbones::{
 };
 use aso_lora::{AdapterHost, AdapterScope, ForwardContext, LoraConfig};
 use aso_losses::{OrthogonalityPenalty, SequenceCrossEntropy, SubspacePair};
-use aso_trainer::Task;
-use aso_trainer::config::{DataSettings, EvalMode, ModelSettings};
+use aso_trainer::config::{EvalMode, ModelSettings};
 use aso_trainer::evaluate::Evaluator;
 use aso_trainer::events::Silent;
 use aso_trainer::load::{load_model, open_library};
 use aso_trainer::optimizer::{AdamWSettings, SubspaceGradients, SubspaceOptimizer};
+use aso_trainer::{RunConfig, Task};
 use burn::tensor::Device;
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -233,15 +233,13 @@ fn generation(criterion: &mut Criterion) {
 fn evaluation(criterion: &mut Criterion) {
     let settings = ModelSettings::default();
     let loaded = load_model(&settings, &Device::default(), &mut Silent).expect("a built-in model");
-    let data = DataSettings {
-        max_train: Some(1),
-        max_eval: Some(100),
-        ..DataSettings::default()
-    };
-    let library = open_library(&data).expect("built-in tasks");
+    let mut config = RunConfig::default();
+    config.data.max_train = Some(1);
+    config.data.max_eval = Some(100);
+    let library = open_library(&config.data).expect("built-in tasks");
     let name = library.names().remove(0);
     let (codec, vocabulary) = (&loaded.codec, loaded.model.vocabulary());
-    let task = Task::load(library.as_ref(), &name, &data, 1, codec, vocabulary);
+    let task = Task::load(library.as_ref(), &name, &config, codec, vocabulary);
     let task = task.expect("a built-in task");
     let evaluator = Evaluator {
         mode: EvalMode::Generate,

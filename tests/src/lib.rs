@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 
-/// The repository's root.
+/// The repository's root, of the checkout that Cargo runs: checkouts that share a build folder also share binaries,
+/// whose compiled-in path may be another's.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    let package = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    package
         .parent()
-        .expect("tests/ has a parent")
+        .expect("a package of the workspace has a parent")
         .to_owned()
 }
 

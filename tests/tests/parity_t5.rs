@@ -260,6 +260,27 @@ fn a_fresh_subspace_is_similar_to_its_past() {
 }
 
 #[test]
+fn a_measurement_does_not_depend_on_the_threads() {
+    let mut model = stack("t5/v1_0", "t5/v1_0/adapters", "active");
+    model.fold();
+    let batch = batch("t5/v1_0", "batch.json");
+    for preset in [Preset::Aso, Preset::Reference] {
+        let attributor = Attributor::preset(preset, 64);
+        // The plain way: one model after the other.
+        let scores = |scope| attributor.scores(&model, &batch, scope).unwrap().unwrap();
+        let current = scores(AdapterScope::All);
+        let previous = scores(AdapterScope::WithoutActive);
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let measure = || attributor.measure(&model, &batch).unwrap().unwrap();
+            let measured = pool.build().unwrap().install(measure);
+            assert_eq!(measured.current, current, "{preset:?}, {threads} threads");
+            assert_eq!(measured.previous, previous, "{preset:?}, {threads} threads");
+        }
+    }
+}
+
+#[test]
 fn similarity_of_a_model_with_itself() {
     let model = stack("t5/v1_0", "t5/v1_0/adapters", "active");
     let batch = batch("t5/v1_0", "batch.json");

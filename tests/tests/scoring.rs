@@ -38,7 +38,7 @@ fn both_modes_agree_where_a_label_has_most_of_the_probability() {
             "eval.max_new_tokens=8",
         ];
         let set = set.map(str::to_owned);
-        let config = RunConfig::parse("", Path::new("./scoring"), &set).unwrap();
+        let mut config = RunConfig::parse("", Path::new("./scoring"), &set).unwrap();
         let run = Run::open(config.clone(), dir.path(), false).unwrap();
         let (device, stop) = (Device::flex(), AtomicBool::new(false));
         run.execute(&device, &mut Silent, &stop).unwrap();
@@ -47,11 +47,11 @@ fn both_modes_agree_where_a_label_has_most_of_the_probability() {
         let adapter = adapter_dir(dir.path(), 0, "topic-news");
         load_adapters(&mut loaded.model, &[adapter], &loaded.fingerprint, false).unwrap();
         let library = open_library(&config.data).unwrap();
+        config.eval.mode = EvalMode::Score;
         let task = Task::load(
             library.as_ref(),
             "topic-news",
-            &config.data,
-            config.seed,
+            &config,
             &loaded.codec,
             loaded.model.vocabulary(),
         )

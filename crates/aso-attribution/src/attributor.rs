@@ -1,6 +1,7 @@
 //! The two presets: what is tapped, how scores become a similarity and a soft weight.
 
 use aso_backbones::{BackboneError, BlockTaps, TapPoint, TokenBatch};
+use aso_kernels::join;
 use aso_lora::AdapterScope;
 
 use crate::{AttributionScores, IntegratedGradients, PathRule, RowFactor, Similarity};
@@ -180,10 +181,12 @@ impl Attributor {
         model: &M,
         batch: &TokenBatch,
     ) -> Result<Option<Measurement>, BackboneError> {
-        let Some(current) = self.scores(model, batch, AdapterScope::All)? else {
-            return Ok(None);
-        };
-        let Some(previous) = self.scores(model, batch, AdapterScope::WithoutActive)? else {
+        let (current, previous) = join(
+            &model.device(),
+            || self.scores(model, batch, AdapterScope::All),
+            || self.scores(model, batch, AdapterScope::WithoutActive),
+        );
+        let (Some(current), Some(previous)) = (current?, previous?) else {
             return Ok(None);
         };
         let similarity = Similarity::between(&current, &previous);

@@ -173,6 +173,10 @@ impl AdapterHost for AutoModel {
 impl BlockTaps for AutoModel {
     type Trace = AutoTrace;
 
+    fn device(&self) -> Device {
+        each!(self, model => model.device())
+    }
+
     fn tapped_blocks(&self, point: TapPoint) -> usize {
         each!(self, model => model.tapped_blocks(point))
     }
@@ -281,10 +285,6 @@ impl Backbone for AutoModel {
 
     fn default_targets(&self) -> TargetModules {
         each!(self, model => model.default_targets())
-    }
-
-    fn device(&self) -> Device {
-        each!(self, model => model.device())
     }
 
     fn set_dropout(&mut self, probability: f64) {

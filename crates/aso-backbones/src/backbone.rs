@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use aso_lora::{AdapterHost, ForwardContext, TargetModules};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 
 use crate::generation::RowControl;
 use crate::{BlockTaps, GenerationConfig, TokenBatch};
@@ -96,9 +96,6 @@ pub trait Backbone: AdapterHost + BlockTaps {
 
     /// The layers that get a subspace if nothing else is asked for: query and value projections.
     fn default_targets(&self) -> TargetModules;
-
-    /// Where the weights are, outside autodiff.
-    fn device(&self) -> Device;
 
     /// Changes the dropout probability of the backbone (not of its subspaces).
     fn set_dropout(&mut self, probability: f64);

@@ -1,7 +1,7 @@
 //! Reading and patching block outputs.
 
 use aso_lora::AdapterScope;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use crate::{BackboneError, TokenBatch};
 
@@ -24,9 +24,14 @@ pub enum TapPoint {
 /// Use: [`trace`](Self::trace) runs the model once; then for any block,
 /// [`probability`](Self::probability) continues from patched outputs of that block. Everything that the
 /// patch cannot change is computed in the trace, once.
-pub trait BlockTaps {
+///
+/// A model is shared between threads, which measure it with different subspaces.
+pub trait BlockTaps: Sync {
     /// What one traced forward pass keeps.
     type Trace;
+
+    /// Where the weights are, outside autodiff.
+    fn device(&self) -> Device;
 
     /// Number of tapped blocks, numbered from 0.
     fn tapped_blocks(&self, point: TapPoint) -> usize;

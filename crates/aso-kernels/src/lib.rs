@@ -29,14 +29,10 @@ pub mod plain;
 
 pub use dropout::{DropoutMask, DropoutStream, site};
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 #[cfg(feature = "flex")]
-use {
-    crate::flex::KernelOps,
-    burn::backend::Dispatch,
-    burn::tensor::{DType, Device},
-};
+use {crate::flex::KernelOps, burn::backend::Dispatch, burn::tensor::DType};
 
 /// The function between the two matrices of a feed-forward layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +65,25 @@ pub fn is_fused<const D: usize>(x: &Tensor<D>) -> bool {
         let _ = x;
         false
     }
+}
+
+/// Runs two pieces of work and returns what both gave.
+///
+/// On the CPU with kernels they run at the same time: threads that one leaves idle, between its parallel operations and
+/// in small ones, work on the other. Elsewhere, where a device has a queue of its own, one runs after the other. The
+/// results are the same.
+pub fn join<A: Send, B: Send>(
+    device: &Device,
+    first: impl FnOnce() -> A + Send,
+    second: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    #[cfg(feature = "flex")]
+    if device.clone().without_autodiff() == Device::flex() {
+        return rayon::join(first, second);
+    }
+    #[cfg(not(feature = "flex"))]
+    let _ = device;
+    (first(), second())
 }
 
 /// Root-mean-square norm (Zhang & Sennrich 2019), `weight * x / sqrt(mean(x^2) + epsilon)` over the last

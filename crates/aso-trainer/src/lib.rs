@@ -13,6 +13,7 @@
 //! | [`embedded`] | the built-in model |
 //! | [`codec`] | [`TextCodec`]: between text and a model's batches |
 //! | [`task`] | [`Task`]: tokenised examples |
+//! | [`batches`] | [`BatchOrder`](batches::BatchOrder): which examples a step gets |
 //! | [`method`] | [`Method`]: `aso-lora`, `o-lora`, `inc-lora`, `seq-lora` |
 //! | [`trainer`] | [`Trainer`]: the loop |
 //! | [`run`] | [`Run`]: starting, resuming and extending run directories |
@@ -23,6 +24,7 @@
 //! | [`events`] | what a run reports while it runs |
 //! | [`pretrain`] | full-parameter pre-training of small backbones |
 
+pub mod batches;
 pub mod codec;
 pub mod config;
 pub mod embedded;

@@ -140,20 +140,9 @@ impl Run {
             .iter()
             .map(|name| {
                 let vocabulary = loaded.model.vocabulary();
-                let (data, seed) = (&config.data, config.seed);
-                Task::load(
-                    library.as_ref(),
-                    name,
-                    data,
-                    seed,
-                    &loaded.codec,
-                    vocabulary,
-                )
+                Task::load(library.as_ref(), name, &config, &loaded.codec, vocabulary)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        for task in &tasks {
-            task.check_mode(config.eval.mode)?;
-        }
         let targets = loaded.model.default_targets();
         let lora = config.lora.to_lora_config(targets);
         loaded.model.check_targets(&lora)?;

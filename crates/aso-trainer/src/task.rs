@@ -4,7 +4,7 @@ use aso_data::{AnswerSet, EncodedExample, Example, ExampleCaps, Split, TaskData,
 
 use crate::TrainerError;
 use crate::codec::TextCodec;
-use crate::config::{DataSettings, EvalMode, EvalSplit};
+use crate::config::{EvalMode, EvalSplit, RunConfig};
 use crate::token_cache::TokenCache;
 
 /// One task, tokenised.
@@ -18,7 +18,7 @@ pub struct Task {
     pub evaluation: Vec<EncodedExample>,
     /// The right answers of `evaluation`, as text.
     pub answers: Vec<String>,
-    /// What an answer can be, if that is known.
+    /// What an answer is chosen from, where answers are chosen ([`EvalMode::Score`]).
     pub labels: Option<Labels>,
 }
 
@@ -32,24 +32,25 @@ pub struct Labels {
 }
 
 impl Task {
-    /// Reads, caps and tokenises a task.
+    /// Reads, caps and tokenises a task, as a run with `config` needs it.
     ///
     /// # Errors
-    /// [`TrainerError::Data`] for unknown, empty or malformed tasks; [`TrainerError::Vocabulary`] if a token
-    /// is beyond the model's vocabulary.
+    /// [`TrainerError::Data`] for unknown, empty or malformed tasks; [`TrainerError::NoLabels`] if answers are to be
+    /// chosen from labels that the task lacks; [`TrainerError::Vocabulary`] if a token is beyond the model's
+    /// vocabulary.
     pub fn load(
         library: &dyn TaskLibrary,
         name: &str,
-        data: &DataSettings,
-        seed: u64,
+        config: &RunConfig,
         codec: &TextCodec,
         vocabulary: usize,
     ) -> Result<Self, TrainerError> {
+        let data = &config.data;
         let source = library.task(name)?;
         let caps = ExampleCaps {
             max_train: data.max_train,
             max_eval: data.max_eval,
-            seed,
+            seed: config.seed,
         };
         let loaded = TaskData::load(source.as_ref(), &caps)?;
         let split = match data.eval_split {
@@ -70,11 +71,19 @@ impl Task {
             Some(cache) => cache.encode_all(codec, limits, name, examples),
             None => encoder.encode_all(name, examples),
         };
-        let labels = loaded.labels.as_ref().map(|names| {
-            let ids = encoder.answers(evaluated, names)?;
-            let names = names.clone();
-            Ok::<_, TrainerError>(Labels { names, ids })
-        });
+        let labels = match config.eval.mode {
+            EvalMode::Generate => None,
+            EvalMode::Score => {
+                let names = loaded
+                    .labels
+                    .clone()
+                    .ok_or_else(|| TrainerError::NoLabels {
+                        task: name.to_owned(),
+                    })?;
+                let ids = encoder.answers(evaluated, &names)?;
+                Some(Labels { names, ids })
+            }
+        };
         let task = Self {
             name: name.to_owned(),
             train: encode(&loaded.train)?,
@@ -83,7 +92,7 @@ impl Task {
                 .iter()
                 .map(|example| example.target.clone())
                 .collect(),
-            labels: labels.transpose()?,
+            labels,
         };
         task.check_vocabulary(split.name(), vocabulary)?;
         let cut = task
@@ -100,17 +109,6 @@ impl Task {
             );
         }
         Ok(task)
-    }
-
-    /// Whether the task can be evaluated so.
-    ///
-    /// # Errors
-    /// [`TrainerError::NoLabels`].
-    pub fn check_mode(&self, mode: EvalMode) -> Result<(), TrainerError> {
-        match mode {
-            EvalMode::Generate => Ok(()),
-            EvalMode::Score => self.labels().map(|_| ()),
-        }
     }
 
     /// The labels, which must be known.

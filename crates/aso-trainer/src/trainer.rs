@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use aso_backbones::{Backbone, GenerationConfig};
-use aso_data::{EncodedExample, LengthGrouping, batch_order};
+use aso_data::EncodedExample;
 use aso_lora::{
     Adapter, AdapterKind, AdapterScope, DropoutStream, ForwardContext, LoraConfig, PeftConfig,
     Sidecar,
@@ -15,6 +15,7 @@ use burn::tensor::Tensor;
 use serde::Serialize;
 
 use crate::TrainerError;
+use crate::batches::BatchOrder;
 use crate::codec::TextCodec;
 use crate::config::{FrozenMode, RunConfig};
 use crate::evaluate::Evaluator;
@@ -302,12 +303,7 @@ impl<M: Backbone> Trainer<M> {
             first_step,
             steps,
         });
-        let lengths: Vec<usize> = self.tasks[index]
-            .train
-            .iter()
-            .map(|example| example.source.len())
-            .collect();
-        let mut order = BatchOrder::new(lengths, batch_size, &self.config, index);
+        let mut order = BatchOrder::new(&self.tasks[index].train, &self.config, index);
 
         let mut since_saved = Instant::now();
         for step in first_step..steps {
@@ -588,48 +584,6 @@ impl<M: Backbone> Trainer<M> {
                 let _ = std::fs::remove_dir_all(entry.path());
             }
         }
-    }
-}
-
-/// The batches of a task's steps; recomputed, never stored.
-struct BatchOrder {
-    lengths: Vec<usize>,
-    batch_size: usize,
-    seed: u64,
-    grouping: LengthGrouping,
-    epoch: Option<u64>,
-    batches: Vec<Vec<usize>>,
-}
-
-impl BatchOrder {
-    fn new(lengths: Vec<usize>, batch_size: usize, config: &RunConfig, task: usize) -> Self {
-        let grouping = if config.train.length_grouping {
-            LengthGrouping::default()
-        } else {
-            LengthGrouping::None
-        };
-        // Tasks of equal size must not share their order.
-        let seed = config.seed ^ (task as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Self {
-            lengths,
-            batch_size,
-            seed,
-            grouping,
-            epoch: None,
-            batches: Vec::new(),
-        }
-    }
-
-    /// The examples of optimizer step `step`.
-    fn batch(&mut self, step: usize) -> &[usize] {
-        let per_epoch = self.lengths.len().div_ceil(self.batch_size);
-        let epoch = (step / per_epoch) as u64;
-        if self.epoch != Some(epoch) {
-            let (size, seed) = (self.batch_size, self.seed);
-            self.batches = batch_order(&self.lengths, size, seed, epoch, self.grouping);
-            self.epoch = Some(epoch);
-        }
-        &self.batches[step % per_epoch]
     }
 }
 

@@ -76,14 +76,7 @@ impl Evaluation {
         let library = open_library(&config.data)?;
         let (codec, vocabulary) = (&loaded.codec, loaded.model.vocabulary());
         let library = library.as_ref();
-        let task = Task::load(
-            library,
-            "agnews",
-            &config.data,
-            config.seed,
-            codec,
-            vocabulary,
-        )?;
+        let task = Task::load(library, "agnews", &config, codec, vocabulary)?;
         Ok(Self { loaded, task })
     }
 }

@@ -16,7 +16,9 @@ use crate::layers::{
     transposed_head,
 };
 use crate::likelihood::Answers;
-use crate::{Backbone, GenerationConfig, ModelKind, NamedTensor, SpecialTokens, TokenBatch};
+use crate::{
+    Backbone, BlockTaps, GenerationConfig, ModelKind, NamedTensor, SpecialTokens, TokenBatch,
+};
 
 /// LLaMA, Mistral or Qwen2 with a language-modelling head.
 ///
@@ -292,10 +294,6 @@ impl Backbone for LlamaForCausalLm {
 
     fn default_targets(&self) -> TargetModules {
         TargetModules::Names(vec!["q_proj".into(), "v_proj".into()])
-    }
-
-    fn device(&self) -> Device {
-        self.embed_tokens.val().device().without_autodiff()
     }
 
     fn set_dropout(&mut self, probability: f64) {

@@ -1,13 +1,13 @@
 //! Tapping the blocks of a causal stack.
 
 use aso_lora::{AdapterScope, ForwardContext};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use super::model::{LlamaForCausalLm, Sequence, token_positions};
 use super::rotary::Rotary;
 use crate::layers::{KeyValue, additive_mask, leading_columns, target_probability};
 use crate::taps::join_paths;
-use crate::{Backbone, BackboneError, BlockTaps, ModelKind, TapPoint, TokenBatch};
+use crate::{BackboneError, BlockTaps, ModelKind, TapPoint, TokenBatch};
 
 /// What a traced pass of a causal stack keeps.
 ///
@@ -57,6 +57,10 @@ impl LlamaForCausalLm {
 
 impl BlockTaps for LlamaForCausalLm {
     type Trace = LlamaTrace;
+
+    fn device(&self) -> Device {
+        self.embed_tokens.val().device().without_autodiff()
+    }
 
     fn tapped_blocks(&self, point: TapPoint) -> usize {
         match point {

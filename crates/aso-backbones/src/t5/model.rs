@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use aso_lora::{AdapterHost, ForwardContext, LoraLinear, TargetModules};
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 
 use super::T5Config;
 use super::block::T5Block;
@@ -13,7 +13,9 @@ use crate::batch::IGNORED_LABEL;
 use crate::generation::RowControl;
 use crate::layers::{embed, linear_head, transposed_head};
 use crate::likelihood::Answers;
-use crate::{Backbone, GenerationConfig, ModelKind, NamedTensor, SpecialTokens, TokenBatch};
+use crate::{
+    Backbone, BlockTaps, GenerationConfig, ModelKind, NamedTensor, SpecialTokens, TokenBatch,
+};
 
 /// T5 with a language-modelling head.
 ///
@@ -246,10 +248,6 @@ impl Backbone for T5ForConditionalGeneration {
 
     fn default_targets(&self) -> TargetModules {
         TargetModules::Names(vec!["q".into(), "v".into()])
-    }
-
-    fn device(&self) -> Device {
-        self.shared.val().device().without_autodiff()
     }
 
     fn set_dropout(&mut self, probability: f64) {

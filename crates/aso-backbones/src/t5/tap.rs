@@ -1,7 +1,7 @@
 //! Tapping T5's blocks.
 
 use aso_lora::{AdapterScope, ForwardContext};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use super::model::T5ForConditionalGeneration;
 use super::stack::{EncoderMemory, StackOutput};
@@ -177,6 +177,10 @@ impl T5ForConditionalGeneration {
 
 impl BlockTaps for T5ForConditionalGeneration {
     type Trace = T5Trace;
+
+    fn device(&self) -> Device {
+        self.shared.val().device().without_autodiff()
+    }
 
     fn tapped_blocks(&self, point: TapPoint) -> usize {
         match point {

@@ -67,16 +67,7 @@ pub(crate) fn run(
         stop: &[],
     };
     for name in names {
-        let (data, seed) = (&config.data, config.seed);
-        let task = Task::load(
-            library.as_ref(),
-            &name,
-            data,
-            seed,
-            &loaded.codec,
-            vocabulary,
-        )?;
-        task.check_mode(config.eval.mode)?;
+        let task = Task::load(library.as_ref(), &name, &config, &loaded.codec, vocabulary)?;
         let examples = task.evaluation.len();
         progress.event(Event::EvaluationStarted {
             after: None,
