@@ -1,28 +1,35 @@
-//! Pre-trains a demo backbone and writes it as a Hugging Face folder.
+//! Pre-trains a small backbone and writes it as a Hugging Face folder: one of the demo's, or one on the texts of a data
+//! folder.
 //!
-//! `cargo run --release -p aso-trainer --example backbone -- [--arch t5|llama] [--out DIR] [--steps N] [--seed N]`
+//! `cargo run --release -p aso-trainer --example backbone -- [--arch t5|llama] [--data DIR] [--out DIR]
+//! [--steps N | --hours H] [--seed N]`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use aso_backbones::{AutoModel, Backbone, FloatDtype};
-use aso_data::TextTokenizer;
+use aso_data::{ClBenchmark, TextTokenizer};
 use aso_trainer::TextCodec;
-use aso_trainer::pretrain::{PretrainConfig, PretrainError, instruction_accuracy, pretrain};
+use aso_trainer::pretrain::{
+    Corpus, PretrainConfig, PretrainData, PretrainError, PretrainLength, instruction_accuracy,
+    pretrain,
+};
 use burn::tensor::Device;
 
+const USAGE: &str =
+    "usage: backbone [--arch t5|llama] [--data DIR] [--out DIR] [--steps N | --hours H] [--seed N]";
+
 fn main() -> ExitCode {
-    let (config, out) = match arguments(std::env::args().skip(1)) {
+    let arguments = match Arguments::parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(message) => {
-            eprintln!(
-                "error: {message}\nusage: backbone [--arch t5|llama] [--out DIR] [--steps N] [--seed N]"
-            );
+            eprintln!("error: {message}\n{USAGE}");
             return ExitCode::from(2);
         }
     };
-    match run(&config, &out) {
+    match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -31,67 +38,111 @@ fn main() -> ExitCode {
     }
 }
 
-/// The configuration and the output folder (default: the crate's `assets/demo` or `assets/demo-llama`).
-fn arguments(arguments: impl Iterator<Item = String>) -> Result<(PretrainConfig, PathBuf), String> {
-    let mut arguments = arguments.peekable();
-    let mut config = PretrainConfig::t5();
-    let mut folder = "demo";
-    let mut out = None;
-    if arguments.next_if(|option| option == "--arch").is_some() {
-        match arguments.next().as_deref() {
-            Some("t5") => {}
-            Some("llama") => (config, folder) = (PretrainConfig::llama(), "demo-llama"),
-            other => {
-                return Err(format!(
-                    "--arch {}: expected t5 or llama",
-                    other.unwrap_or("")
-                ));
-            }
-        }
-    }
-    while let Some(option) = arguments.next() {
-        let value = arguments
-            .next()
-            .ok_or_else(|| format!("{option} needs a value"))?;
-        let number = || {
-            value
-                .parse::<u64>()
-                .map_err(|_| format!("{option} {value}: no number"))
-        };
-        match option.as_str() {
-            "--out" => out = Some(value.into()),
-            "--steps" => config.steps = number()? as usize,
-            "--seed" => config.seed = number()?,
-            "--arch" => return Err("--arch comes first".to_owned()),
-            _ => return Err(format!("unknown option {option}")),
-        }
-    }
-    let assets = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/assets"));
-    Ok((config, out.unwrap_or_else(|| assets.join(folder))))
+struct Arguments {
+    config: PretrainConfig,
+    data: Option<PathBuf>,
+    out: PathBuf,
 }
 
-fn run(config: &PretrainConfig, out: &std::path::Path) -> Result<(), PretrainError> {
+impl Arguments {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let (mut arch, mut data, mut out) = ("t5".to_owned(), None, None);
+        let (mut length, mut seed) = (None, None);
+        while let Some(option) = arguments.next() {
+            let value = arguments
+                .next()
+                .ok_or_else(|| format!("{option} needs a value"))?;
+            let wrong = || format!("{option} {value}: no number");
+            let count = || value.parse::<u64>().map_err(|_| wrong());
+            match option.as_str() {
+                "--arch" => arch = value,
+                "--data" => data = Some(value.into()),
+                "--out" => out = Some(value.into()),
+                "--steps" => length = Some(PretrainLength::Steps(count()? as usize)),
+                "--hours" => match value.parse::<f64>() {
+                    Ok(hours) if hours > 0.0 => length = Some(PretrainLength::Hours(hours)),
+                    _ => return Err(wrong()),
+                },
+                "--seed" => seed = Some(count()?),
+                _ => return Err(format!("unknown option {option}")),
+            }
+        }
+        let (mut config, folder) = match (arch.as_str(), &data) {
+            ("t5", None) => (PretrainConfig::t5(), "demo"),
+            ("llama", None) => (PretrainConfig::llama(), "demo-llama"),
+            ("t5", Some(_)) => (PretrainConfig::corpus_t5(), "t5-small-corpus"),
+            ("llama", Some(_)) => (PretrainConfig::corpus_llama(), "llama-small-corpus"),
+            _ => return Err(format!("--arch {arch}: expected t5 or llama")),
+        };
+        config.length = length.unwrap_or(config.length);
+        config.seed = seed.unwrap_or(config.seed);
+        let package = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let default = match data {
+            None => package.join("assets").join(folder),
+            Some(_) => folder.into(),
+        };
+        Ok(Self {
+            config,
+            data,
+            out: out.unwrap_or(default),
+        })
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), PretrainError> {
+    let Arguments { config, data, out } = arguments;
+    let device = Device::flex();
     let start = Instant::now();
-    let pretrained = pretrain(config, &Device::flex(), &mut |progress| {
-        let seconds = start.elapsed().as_secs_f64();
+    let (material, keep) = match data {
+        None => (PretrainData::Generated, None),
+        Some(dir) => {
+            let corpus = Corpus::read(&ClBenchmark::open(dir)?)?;
+            eprintln!("{} texts in {}", corpus.texts().len(), dir.display());
+            (PretrainData::Corpus(corpus), Some(out.join("training")))
+        }
+    };
+    let report = &mut |progress: aso_trainer::pretrain::PretrainProgress| {
+        let steps = progress
+            .steps
+            .map_or("?".to_owned(), |steps| steps.to_string());
         eprintln!(
-            "step {:5} of {}  loss {:.3}  {seconds:.0} s",
-            progress.step, progress.steps, progress.loss
+            "step {:6} of {steps}  loss {:.3}  {:.0} s",
+            progress.step,
+            progress.loss,
+            start.elapsed().as_secs_f64()
         );
-    })?;
+        for (kind, accuracy) in progress.accuracy.iter().flatten() {
+            eprintln!(
+                "    {:8} {accuracy:5.1} %",
+                format!("{kind:?}").to_lowercase()
+            );
+        }
+    };
+    let never = AtomicBool::new(false);
+    let pretrained = pretrain(config, &material, keep.as_deref(), &device, report, &never)?;
+    let Some(pretrained) = pretrained else {
+        return Ok(());
+    };
     pretrained.save(out)?;
-    eprintln!(
-        "{} bytes of weights in {}",
-        pretrained.weights.len(),
-        out.display()
-    );
-    // What will be loaded is what was rounded to half precision.
+    let bytes = pretrained.weights.len();
+    eprintln!("{bytes} bytes of weights in {}", out.display());
+    if data.is_none() {
+        // Items of another seed than the training's: not seen.
+        for (kind, accuracy) in accuracy(out, config.seed + 1000)? {
+            eprintln!("{kind:16} {accuracy:5.1} %");
+        }
+    }
+    Ok(())
+}
+
+/// What will be loaded is what was rounded to half precision.
+fn accuracy(
+    out: &Path,
+    seed: u64,
+) -> Result<std::collections::BTreeMap<String, f64>, PretrainError> {
     let model = AutoModel::from_pretrained(out, FloatDtype::F32, &Device::flex())?;
     let tokenizer = TextTokenizer::from_file(out.join("tokenizer.json"))?;
     let codec = TextCodec::new(model.kind(), &model.special_tokens(), tokenizer);
-    // Items of another seed than the training's: not seen.
-    for (kind, accuracy) in instruction_accuracy(&model, &codec, config.seed + 1000, 1000)? {
-        eprintln!("{kind:16} {accuracy:5.1} %");
-    }
-    Ok(())
+    instruction_accuracy(&model, &codec, seed, 1000)
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask backbone`: makes the small models that ship with `aso demo`.
+//! `cargo xtask backbone`: pre-trains small models.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,6 +11,16 @@ pub(crate) struct Args {
     /// Family of the model: t5 or llama
     #[arg(long, value_name = "ARCH", default_value = "t5")]
     arch: String,
+    /// Folder of the CL benchmark, whose texts (not their labels) are learned [default: the generated language of
+    /// `aso demo`]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// About how long to train; a run that was interrupted goes on where it was
+    #[arg(long, value_name = "H")]
+    hours: Option<f64>,
+    /// Optimizer steps, instead of hours
+    #[arg(long, value_name = "N", conflicts_with = "hours")]
+    steps: Option<usize>,
     /// Folder to write to, from the root of the workspace [default: where the program's own model is]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -20,15 +30,23 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
-    let example = ["run", "--release", "--locked", "--package", "aso-trainer"];
-    let cargo =
+    let example = ["run", "--release", "--locked", "--workspace"];
+    let mut cargo =
         workspace
             .cargo()
             .args(example)
             .args(["--example", "backbone", "--", "--arch", &args.arch]);
-    let cargo = match &args.out {
-        Some(out) => cargo.arg("--out").arg(workspace.path(out)),
-        None => cargo,
-    };
+    if let Some(data) = &args.data {
+        cargo = cargo.arg("--data").arg(workspace.path(data));
+    }
+    if let Some(hours) = args.hours {
+        cargo = cargo.args(["--hours", &hours.to_string()]);
+    }
+    if let Some(steps) = args.steps {
+        cargo = cargo.args(["--steps", &steps.to_string()]);
+    }
+    if let Some(out) = &args.out {
+        cargo = cargo.arg("--out").arg(workspace.path(out));
+    }
     execute(cargo.args(&args.example_args))
 }

@@ -161,6 +161,7 @@ impl Builder<'_> {
 pub struct RandomInit {
     tied: bool,
     std: f32,
+    embedding: Option<Vec<f32>>,
     rng: Mutex<ChaCha8Rng>,
 }
 
@@ -170,8 +171,16 @@ impl RandomInit {
         Self {
             tied,
             std: std as f32,
+            embedding: None,
             rng: Mutex::new(ChaCha8Rng::seed_from_u64(seed)),
         }
+    }
+
+    /// A given embedding `[vocabulary, width]`, row-major, which a tied head shares.
+    #[must_use]
+    pub fn with_embedding(mut self, embedding: Vec<f32>) -> Self {
+        self.embedding = Some(embedding);
+        self
     }
 }
 
@@ -196,6 +205,11 @@ impl WeightSource for RandomInit {
             vec![1.0; count]
         } else if name.ends_with(".bias") {
             vec![0.0; count]
+        } else if let (true, Some(embedding)) =
+            (name == "model.embed_tokens.weight", &self.embedding)
+            && embedding.len() == count
+        {
+            embedding.clone()
         } else {
             let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
             let draw = |_| self.std * Distribution::<f32>::sample(&StandardNormal, &mut *rng);

@@ -215,6 +215,8 @@ pub struct RandomInit {
     tied: bool,
     /// Standard deviation of the embedding (1 in Hugging Face).
     embedding_std: f64,
+    /// The embedding itself, where it is given.
+    embedding: Option<Vec<f32>>,
     rng: Mutex<ChaCha8Rng>,
 }
 
@@ -226,6 +228,7 @@ impl RandomInit {
             config,
             tied,
             embedding_std: 1.0,
+            embedding: None,
             rng,
         }
     }
@@ -234,6 +237,13 @@ impl RandomInit {
     #[must_use]
     pub fn with_embedding_std(mut self, std: f64) -> Self {
         self.embedding_std = std;
+        self
+    }
+
+    /// A given embedding `[vocabulary, d_model]`, row-major, which a tied head shares.
+    #[must_use]
+    pub fn with_embedding(mut self, embedding: Vec<f32>) -> Self {
+        self.embedding = Some(embedding);
         self
     }
 }
@@ -258,6 +268,11 @@ impl WeightSource for RandomInit {
         let values = |values: &[f32]| FloatValues::new(values, shape, dtype, layout);
         if name.ends_with("layer_norm.weight") {
             return Ok(values(&vec![1.0; count]));
+        }
+        if let (true, Some(embedding)) = (name == "shared.weight", &self.embedding)
+            && embedding.len() == count
+        {
+            return Ok(values(embedding));
         }
         let T5Config {
             d_model,

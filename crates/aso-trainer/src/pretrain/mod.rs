@@ -1,39 +1,41 @@
-//! Pre-training of the built-in demo backbones: a very small T5 and a very small LLaMA, from a random
-//! initialisation, on the generated language of [`aso_data::synthetic`].
+//! Pre-training of small backbones from a random initialisation: the demo's T5 and LLaMA on the generated language of
+//! [`aso_data::synthetic`], others on the texts of a [corpus].
 //!
 //! Two kinds of examples are mixed: unlabelled text (under T5's [span corruption](SpanCorruption), or to be
-//! predicted from left to right), and instruction items that teach to read a question and to choose among options, without the
-//! questions' answers that the demo tasks will ask for. All parameters train, with Burn's Adafactor.
+//! predicted from left to right), and items that teach to read a question and to choose among options, without the
+//! questions' answers that later tasks will ask for. All parameters train, with Burn's Adafactor.
 //!
-//! Everything is a function of the configuration, seed included. `cargo xtask backbone` runs the example
-//! `backbone` around it and writes `assets/demo`.
+//! Everything is a function of the configuration and the data, seed included. `cargo xtask backbone` runs the example
+//! `backbone` around it.
 
+pub mod corpus;
 mod corruption;
+mod examples;
+mod fit;
 mod tokenizer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use aso_backbones::generation::EndTokens;
 use aso_backbones::llama::{self, HfLlamaConfig, LlamaConfig, LlamaForCausalLm};
 use aso_backbones::t5::{self, HfT5Config, T5Config, T5ForConditionalGeneration};
 use aso_backbones::{
-    Backbone, BackboneError, FloatDtype, GenerationConfig, ModelKind, RowControl, TokenBatch,
-    checkpoint,
+    Backbone, BackboneError, FloatDtype, GenerationConfig, ModelKind, RowControl, checkpoint,
 };
-use aso_data::synthetic::{instruction_items, pretraining_text};
-use aso_data::{DataError, EncodedExample, Example, ExampleEncoder, exact_match};
+use aso_data::synthetic::instruction_items;
+use aso_data::{DataError, Example, exact_match};
 use aso_lora::ForwardContext;
-use aso_losses::SequenceCrossEntropy;
-use burn::module::{Module, ModuleMapper, Param};
-use burn::optim::{AdafactorConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Tensor};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use burn::tensor::Device;
 use thiserror::Error;
 
 use crate::codec::TextCodec;
+use crate::files::FilesError;
+use examples::Examples;
+use fit::Fitting;
 
+pub use corpus::{Corpus, ItemKind};
 pub use corruption::SpanCorruption;
 
 /// Settings of a pre-training run.
@@ -43,16 +45,40 @@ pub struct PretrainConfig {
     pub seed: u64,
     /// Family and shape of the model.
     pub model: PretrainModel,
-    /// Share of unlabelled text among the examples, in [0, 1]; the others are instruction items.
+    /// Share of unlabelled text among the examples of the first step, in [0, 1]; the others are instruction items.
     pub text_share: f64,
-    /// Optimizer steps.
-    pub steps: usize,
+    /// The share at the last step; in between it changes linearly.
+    pub final_text_share: f64,
+    /// Tokens of the vocabulary made for a corpus; generated language has its own.
+    pub vocabulary: usize,
+    /// Longest source in tokens; longer ones are cut.
+    pub max_source: usize,
+    /// How long to train.
+    pub length: PretrainLength,
     /// Examples a step.
     pub batch_size: usize,
     /// Highest learning rate, relative to the root mean square of a parameter.
     pub lr: f64,
     /// Steps of linear warm-up; after them the rate falls linearly to 0.
     pub warmup_steps: usize,
+}
+
+/// How long to train.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PretrainLength {
+    /// Optimizer steps.
+    Steps(usize),
+    /// About so many hours on this machine: the first steps are timed, and how many fit is decided once.
+    Hours(f64),
+}
+
+/// What to train on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PretrainData {
+    /// The generated language of [`aso_data::synthetic`].
+    Generated,
+    /// Texts, and items made from them.
+    Corpus(Corpus),
 }
 
 /// The model to pre-train; the size of the vocabulary is filled in.
@@ -80,14 +106,16 @@ pub enum PretrainModel {
 }
 
 /// State of a running pre-training.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PretrainProgress {
     /// Steps done, from 1.
     pub step: usize,
-    /// Steps in all.
-    pub steps: usize,
+    /// Steps in all, once that is known.
+    pub steps: Option<usize>,
     /// Mean token loss since the last report.
     pub loss: f64,
+    /// Exact match in percent by kind of item, on items that are never trained on; of a corpus, now and then.
+    pub accuracy: Option<BTreeMap<ItemKind, f64>>,
 }
 
 /// The files of a pre-trained model.
@@ -121,6 +149,35 @@ pub enum PretrainError {
         /// The highest learning rate.
         lr: f64,
     },
+    /// The texts make no tokenizer.
+    #[error("no tokenizer can be made from the texts: {problem}")]
+    Tokenizer {
+        /// What is wrong.
+        problem: String,
+    },
+    /// The corpus is too small.
+    #[error("the corpus is too small: {found} texts make no item")]
+    SmallCorpus {
+        /// Its texts.
+        found: usize,
+    },
+    /// A folder holds the state of another pre-training.
+    #[error("{path} belongs to a pre-training with other settings or data; name another folder")]
+    OtherRun {
+        /// The state's file.
+        path: PathBuf,
+    },
+    /// The state of the optimizer.
+    #[error("{path}: {problem}")]
+    Optimizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file of the state.
+    #[error(transparent)]
+    Files(#[from] FilesError),
     /// A file could not be written.
     #[error("{path}: {source}")]
     Io {
@@ -131,8 +188,8 @@ pub enum PretrainError {
     },
 }
 
-/// Steps between two reports.
-const REPORT_EVERY: usize = 50;
+/// Steps between two saved states.
+pub const CHECKPOINT_EVERY: usize = 500;
 
 impl PretrainConfig {
     /// The demo's T5: v1.0 with d_model 128 and two blocks a stack.
@@ -163,10 +220,72 @@ impl PretrainConfig {
                 },
             },
             text_share: 0.2,
-            steps: 1200,
+            final_text_share: 0.2,
+            vocabulary: 0,
+            max_source: 512,
+            length: PretrainLength::Steps(1200),
             batch_size: 64,
             lr: 3e-2,
             warmup_steps: 100,
+        }
+    }
+
+    /// A T5 for a corpus of a few megabytes: v1.0 with d_model 256, four and three blocks, about 9 million parameters.
+    pub fn corpus_t5() -> Self {
+        Self {
+            model: PretrainModel::T5 {
+                config: HfT5Config {
+                    d_model: 256,
+                    d_kv: 32,
+                    d_ff: 1024,
+                    num_layers: 4,
+                    num_decoder_layers: Some(3),
+                    num_heads: 8,
+                    dropout_rate: 0.1,
+                    tie_word_embeddings: Some(true),
+                    scale_decoder_outputs: Some(true),
+                    decoder_start_token_id: Some(0),
+                    ..HfT5Config::default()
+                },
+                embedding_std: 1.0,
+                sentinels: 32,
+                corruption: SpanCorruption {
+                    rate: 0.15,
+                    mean_span: 2.0,
+                },
+            },
+            text_share: 0.2,
+            final_text_share: 0.05,
+            vocabulary: 10_000,
+            max_source: 80,
+            length: PretrainLength::Hours(1.0),
+            batch_size: 64,
+            lr: 3e-2,
+            warmup_steps: 200,
+            seed: 1,
+        }
+    }
+
+    /// A LLaMA for a corpus of a few megabytes: width 256, six blocks, grouped-query attention, tied head.
+    pub fn corpus_llama() -> Self {
+        Self {
+            model: PretrainModel::Llama {
+                config: HfLlamaConfig {
+                    hidden_size: 256,
+                    intermediate_size: 704,
+                    num_hidden_layers: 6,
+                    num_attention_heads: 8,
+                    num_key_value_heads: Some(4),
+                    rope_theta: Some(10_000.0),
+                    tie_word_embeddings: Some(true),
+                    bos_token_id: Some(3),
+                    eos_token_id: EndTokens::One(1),
+                    pad_token_id: Some(0),
+                    ..HfLlamaConfig::default()
+                },
+                std: 0.05,
+            },
+            ..Self::corpus_t5()
         }
     }
 
@@ -196,220 +315,114 @@ impl PretrainConfig {
 
 /// Pre-trains a model. `report` is called every 50 steps and at the end.
 ///
+/// With `keep` the state is saved in that folder every [`CHECKPOINT_EVERY`] steps, and when `stop` is set; a later call
+/// with the same configuration and data goes on from there and ends with the same weights.
+///
+/// Returns `None` if it was stopped.
+///
 /// # Errors
-/// [`PretrainError::Diverged`], and those of the configuration of the model.
+/// [`PretrainError::Diverged`], [`PretrainError::OtherRun`] and those of the configuration of the model.
 pub fn pretrain(
     config: &PretrainConfig,
+    data: &PretrainData,
+    keep: Option<&Path>,
     device: &Device,
     report: &mut dyn FnMut(PretrainProgress),
-) -> Result<Pretrained, PretrainError> {
+    stop: &AtomicBool,
+) -> Result<Option<Pretrained>, PretrainError> {
     let path = Path::new("config.json");
     let dtype = FloatDtype::F32;
-    let (json, parameters, tokenizer, class);
+    let kind = match &config.model {
+        PretrainModel::T5 { .. } => ModelKind::EncoderDecoder,
+        PretrainModel::Llama { .. } => ModelKind::Causal,
+    };
+    let sentinels = match &config.model {
+        PretrainModel::T5 { sentinels, .. } => *sentinels,
+        PretrainModel::Llama { .. } => 0,
+    };
+    let tokenizer = match data {
+        PretrainData::Generated => tokenizer::tokenizer_json(kind, sentinels),
+        PretrainData::Corpus(corpus) => {
+            corpus::tokenizer_json(corpus.texts(), kind, config.vocabulary, sentinels)?
+        }
+    };
+    let text = tokenizer::parse(&tokenizer)?;
+    let vocabulary = text.vocab_size();
+    let fitting = Fitting {
+        config,
+        tokenizer: &tokenizer,
+        keep,
+        stop,
+    };
+    let (mut json, parameters);
     match &config.model {
         PretrainModel::T5 {
             config: hf,
             embedding_std,
-            sentinels,
             ..
         } => {
-            tokenizer = tokenizer::tokenizer_json(ModelKind::EncoderDecoder, *sentinels);
             let hf = HfT5Config {
-                vocab_size: tokenizer::parse(&tokenizer)?.vocab_size(),
+                vocab_size: vocabulary,
                 ..hf.clone()
             };
             let resolved = T5Config::resolve(path, &hf)?;
+            let examples = Examples::new(config, data, &text, resolved.d_model)?;
             let tied = hf.tie_word_embeddings.unwrap_or(true);
-            let init = t5::RandomInit::new(resolved.clone(), tied, config.seed)
+            let mut init = t5::RandomInit::new(resolved.clone(), tied, config.seed)
                 .with_embedding_std(*embedding_std);
-            let model = T5ForConditionalGeneration::from_source(resolved, &init, dtype, device)?;
-            let model = fit(model, config, &tokenizer, report)?;
-            (json, parameters) = (serde_json::to_value(&hf), model.named_parameters());
-            class = "T5ForConditionalGeneration";
+            if let Some(vectors) = examples.vectors() {
+                init = init.with_embedding(vectors.to_vec());
+            }
+            json = model_json(&hf, "T5ForConditionalGeneration", true);
+            let fresh =
+                || T5ForConditionalGeneration::from_source(resolved.clone(), &init, dtype, device);
+            let saved = |dir: &Path| T5ForConditionalGeneration::from_pretrained(dir, device);
+            let fitted = fitting.fit(examples, &json, fresh, saved, report)?;
+            let Some(model) = fitted else { return Ok(None) };
+            parameters = model.named_parameters();
         }
         PretrainModel::Llama { config: hf, std } => {
-            tokenizer = tokenizer::tokenizer_json(ModelKind::Causal, 0);
             let hf = HfLlamaConfig {
-                vocab_size: tokenizer::parse(&tokenizer)?.vocab_size(),
+                vocab_size: vocabulary,
                 ..hf.clone()
             };
             let resolved = LlamaConfig::resolve(path, &hf)?;
-            let init = llama::RandomInit::new(true, *std, config.seed);
-            let model = LlamaForCausalLm::from_source(resolved, &init, dtype, device)?;
-            let model = fit(model, config, &tokenizer, report)?;
-            (json, parameters) = (serde_json::to_value(&hf), model.named_parameters());
-            class = "LlamaForCausalLM";
+            let examples = Examples::new(config, data, &text, hf.hidden_size)?;
+            let mut init = llama::RandomInit::new(true, *std, config.seed);
+            if let Some(vectors) = examples.vectors() {
+                // As large as the rest of the model expects them.
+                init = init.with_embedding(vectors.iter().map(|v| v * *std as f32).collect());
+            }
+            json = model_json(&hf, "LlamaForCausalLM", false);
+            let fresh = || LlamaForCausalLm::from_source(resolved.clone(), &init, dtype, device);
+            let saved = |dir: &Path| LlamaForCausalLm::from_pretrained(dir, device);
+            let fitted = fitting.fit(examples, &json, fresh, saved, report)?;
+            let Some(model) = fitted else { return Ok(None) };
+            parameters = model.named_parameters();
         }
     }
+    json.insert("dtype".into(), "float16".into());
+    Ok(Some(Pretrained {
+        config: json,
+        tokenizer,
+        weights: checkpoint::serialize(parameters, FloatDtype::F16)?,
+    }))
+}
+
+/// `config.json` without `dtype`.
+fn model_json(
+    config: &impl serde::Serialize,
+    class: &str,
+    encoder_decoder: bool,
+) -> serde_json::Map<String, serde_json::Value> {
+    let json = serde_json::to_value(config).ok();
     let mut json = json
-        .ok()
         .and_then(|json| json.as_object().cloned())
         .unwrap_or_default();
     json.retain(|_, value| !value.is_null());
     json.insert("architectures".into(), serde_json::json!([class]));
-    json.insert("dtype".into(), "float16".into());
-    let encoder_decoder = matches!(config.model, PretrainModel::T5 { .. });
     json.insert("is_encoder_decoder".into(), encoder_decoder.into());
-    Ok(Pretrained {
-        config: json,
-        tokenizer,
-        weights: checkpoint::serialize(parameters, FloatDtype::F16)?,
-    })
-}
-
-/// Trains all parameters of a model.
-fn fit<M: Backbone + Module>(
-    model: M,
-    config: &PretrainConfig,
-    tokenizer: &[u8],
-    report: &mut dyn FnMut(PretrainProgress),
-) -> Result<M, PretrainError> {
-    let tokenizer = tokenizer::parse(tokenizer)?;
-    let codec = TextCodec::new(model.kind(), &model.special_tokens(), tokenizer);
-    let mut model = model.map(&mut MakeTrainable);
-    // Updates are scaled by each parameter's root mean square: with Adam's uniform steps, embeddings
-    // of unit variance hardly move while small projections jump.
-    let mut optimizer = AdafactorConfig::new().with_relative_step(false).init();
-    let mut examples = ExampleStream::new(config, &codec)?;
-    let (mut sum, mut since) = (0.0, 0);
-    for step in 1..=config.steps {
-        let batch = examples.batch(config.batch_size)?;
-        let loss = update(&mut model, &mut optimizer, &batch, config.lr_at(step));
-        if !loss.is_finite() {
-            let lr = config.lr;
-            return Err(PretrainError::Diverged { step, loss, lr });
-        }
-        sum += loss;
-        since += 1;
-        if since == REPORT_EVERY || step == config.steps {
-            report(PretrainProgress {
-                step,
-                steps: config.steps,
-                loss: sum / since as f64,
-            });
-            (sum, since) = (0.0, 0);
-        }
-    }
-    Ok(model)
-}
-
-impl PretrainConfig {
-    /// Learning rate of a step (from 1): linear warm-up, then linear decay to 0 behind the last step.
-    fn lr_at(&self, step: usize) -> f64 {
-        let rise = step as f64 / self.warmup_steps.max(1) as f64;
-        let left = (self.steps + 1 - step) as f64;
-        let fall = left / (self.steps + 1).saturating_sub(self.warmup_steps).max(1) as f64;
-        self.lr * rise.min(fall).min(1.0)
-    }
-}
-
-/// One optimizer step; returns the mean token loss before it.
-fn update<M: Backbone + Module>(
-    model: &mut M,
-    optimizer: &mut ModuleOptimizer,
-    batch: &TokenBatch,
-    lr: f64,
-) -> f64 {
-    let (logits, labels) = model.answer_logits(batch, &ForwardContext::training(None));
-    let loss = SequenceCrossEntropy::default().forward(logits, &labels);
-    let mean = loss.sum.div_scalar(loss.tokens as f64);
-    let gradients = GradientsParams::from_grads(mean.backward(), model);
-    *model = optimizer.step(lr, model.clone(), gradients);
-    mean.into_scalar::<f32>().into()
-}
-
-/// Makes every parameter a leaf of the autodiff graph.
-struct MakeTrainable;
-
-impl ModuleMapper for MakeTrainable {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        Param::initialized(param.id, param.val().autodiff().require_grad())
-    }
-}
-
-/// Text and instruction items, encoded, without end.
-struct ExampleStream<'a> {
-    /// `None` for a causal model, which predicts text as it is.
-    corruption: Option<SpanCorruption>,
-    text_share: f64,
-    codec: &'a TextCodec,
-    encoder: ExampleEncoder<'a>,
-    sentinels: Vec<u32>,
-    text: Box<dyn Iterator<Item = String>>,
-    items: Box<dyn Iterator<Item = Example>>,
-    rng: ChaCha8Rng,
-}
-
-impl<'a> ExampleStream<'a> {
-    fn new(config: &PretrainConfig, codec: &'a TextCodec) -> Result<Self, PretrainError> {
-        Ok(Self {
-            corruption: match config.model {
-                PretrainModel::T5 { corruption, .. } => Some(corruption),
-                PretrainModel::Llama { .. } => None,
-            },
-            text_share: config.text_share,
-            encoder: encoder(codec)?,
-            sentinels: tokenizer::sentinel_ids(codec.tokenizer()),
-            codec,
-            text: Box::new(pretraining_text(config.seed)),
-            items: Box::new(instruction_items(config.seed)),
-            rng: ChaCha8Rng::seed_from_u64(config.seed),
-        })
-    }
-
-    fn batch(&mut self, rows: usize) -> Result<TokenBatch, PretrainError> {
-        let mut examples = Vec::with_capacity(rows);
-        while examples.len() < rows {
-            let text = self.rng.random_bool(self.text_share.clamp(0.0, 1.0));
-            examples.extend(if text {
-                self.text()?
-            } else {
-                self.instruction()?
-            });
-        }
-        Ok(self.codec.batch(&examples.iter().collect::<Vec<_>>())?)
-    }
-
-    fn instruction(&mut self) -> Result<Option<EncodedExample>, PretrainError> {
-        let Some(item) = self.items.next() else {
-            return Ok(None);
-        };
-        Ok(Some(self.encoder.encode("instruction items", &item)?))
-    }
-
-    fn text(&mut self) -> Result<Option<EncodedExample>, PretrainError> {
-        let Some(text) = self.text.next() else {
-            return Ok(None);
-        };
-        let tokenizer = self.codec.tokenizer();
-        let ids = tokenizer.encode(&text)?;
-        let end = tokenizer.eos_id();
-        let (source, target) = match self.corruption {
-            Some(corruption) => {
-                let (mut source, mut target) =
-                    corruption.corrupt(&ids, &self.sentinels, &mut self.rng);
-                source.extend(end);
-                target.extend(end);
-                (source, target)
-            }
-            // The begin token is the prompt.
-            None => {
-                let target = ids.into_iter().chain(end).collect();
-                (tokenizer.bos_id().into_iter().collect(), target)
-            }
-        };
-        Ok(Some(EncodedExample {
-            source,
-            target,
-            source_removed: 0,
-            target_removed: 0,
-        }))
-    }
-}
-
-fn encoder(codec: &TextCodec) -> Result<ExampleEncoder<'_>, DataError> {
-    // Generated examples are far shorter.
-    codec.encoder(512, 50)
+    json
 }
 
 /// Exact match, in percent, of a model's greedy answers to instruction items, by kind of item (the word
@@ -423,10 +436,25 @@ pub fn instruction_accuracy(
     seed: u64,
     count: usize,
 ) -> Result<BTreeMap<String, f64>, PretrainError> {
-    let items: Vec<Example> = instruction_items(seed).take(count).collect();
-    let encoded = encoder(codec)?.encode_all("instruction items", &items)?;
-    let generation = GenerationConfig::greedy(4);
-    let mut kinds = BTreeMap::<String, (usize, usize)>::new();
+    let items = instruction_items(seed).take(count).map(|item| {
+        let prompt = item.prompt();
+        let kind = prompt.split(':').next().unwrap_or_default().to_owned();
+        (kind, item)
+    });
+    accuracy(model, codec, items.collect())
+}
+
+/// Exact match, in percent, of greedy answers, by key.
+fn accuracy<K: Ord>(
+    model: &impl Backbone,
+    codec: &TextCodec,
+    items: Vec<(K, Example)>,
+) -> Result<BTreeMap<K, f64>, PretrainError> {
+    let (keys, items): (Vec<K>, Vec<Example>) = items.into_iter().unzip();
+    let encoded = codec.encoder(512, 50)?.encode_all("items", &items)?;
+    let generation = GenerationConfig::greedy(8);
+    let mut kinds = BTreeMap::<K, (usize, usize)>::new();
+    let mut keys = keys.into_iter();
     for (items, rows) in items.chunks(100).zip(encoded.chunks(100)) {
         let batch = codec.prompts(&rows.iter().collect::<Vec<_>>())?;
         let answers = model.generate(
@@ -435,14 +463,10 @@ pub fn instruction_accuracy(
             RowControl::default(),
             &ForwardContext::inference(),
         );
-        for (item, answer) in items.iter().zip(answers) {
-            let prompt = item.prompt();
-            let kind = prompt.split(':').next().unwrap_or_default();
-            let (right, all) = kinds.entry(kind.to_owned()).or_default();
-            *right += usize::from(exact_match(
-                &codec.tokenizer().decode(&answer)?,
-                &item.target,
-            ));
+        for ((item, answer), key) in items.iter().zip(answers).zip(&mut keys) {
+            let (right, all) = kinds.entry(key).or_default();
+            let answer = codec.tokenizer().decode(&answer)?;
+            *right += usize::from(exact_match(&answer, &item.target));
             *all += 1;
         }
     }
@@ -472,5 +496,100 @@ impl Pretrained {
             std::fs::write(&path, bytes).map_err(io(path))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    /// Texts about two things.
+    fn corpus() -> Corpus {
+        let words = [
+            [
+                "river", "water", "stone", "bridge", "boat", "fish", "shore", "rain",
+            ],
+            [
+                "market", "price", "trade", "money", "share", "bank", "profit", "stock",
+            ],
+        ];
+        let text = |n: usize| {
+            let of = &words[n % 2];
+            let words = (0..24).map(|at| of[(n * 5 + at * at) % 8]);
+            words.collect::<Vec<_>>().join(" ") + "."
+        };
+        // Frequent words are no terms, so something must be more frequent.
+        let filler = (0..160)
+            .map(|n| format!("f{}", "abcdefghijklm".repeat(1 + n / 13)) + &"x".repeat(n % 13));
+        let filler = filler
+            .collect::<Vec<_>>()
+            .join(" ")
+            .replace(|c: char| c.is_ascii_digit(), "");
+        let texts = (0..80).map(text).chain(std::iter::repeat_n(filler, 100));
+        Corpus::new(texts.collect())
+    }
+
+    fn config() -> PretrainConfig {
+        let mut config = PretrainConfig::corpus_t5();
+        if let PretrainModel::T5 { config, .. } = &mut config.model {
+            config.d_model = 16;
+            config.d_kv = 8;
+            config.d_ff = 32;
+            config.num_heads = 2;
+            config.num_layers = 1;
+            config.num_decoder_layers = Some(1);
+        }
+        PretrainConfig {
+            vocabulary: 300,
+            batch_size: 2,
+            max_source: 64,
+            length: PretrainLength::Steps(56),
+            warmup_steps: 4,
+            ..config
+        }
+    }
+
+    #[test]
+    fn an_interrupted_training_ends_with_the_same_weights() {
+        let device = Device::flex();
+        let data = PretrainData::Corpus(corpus());
+        let never = AtomicBool::new(false);
+        let whole = pretrain(&config(), &data, None, &device, &mut |_| {}, &never);
+        let whole = whole.unwrap().unwrap();
+
+        let dir = tempfile::tempdir().unwrap();
+        let keep = dir.path().join("training");
+        let stop = AtomicBool::new(false);
+        let mut stopper = |progress: PretrainProgress| {
+            assert_eq!(progress.step, 50);
+            stop.store(true, Ordering::Relaxed);
+        };
+        let stopped = pretrain(&config(), &data, Some(&keep), &device, &mut stopper, &stop);
+        assert_eq!(stopped.unwrap(), None);
+        let mut steps = Vec::new();
+        let mut seen = |progress: PretrainProgress| steps.push(progress.step);
+        let resumed = pretrain(&config(), &data, Some(&keep), &device, &mut seen, &never);
+        assert!(resumed.unwrap().unwrap() == whole);
+        assert_eq!(steps, [56]);
+
+        let other = PretrainConfig {
+            seed: 2,
+            ..config()
+        };
+        let refused = pretrain(&other, &data, Some(&keep), &device, &mut |_| {}, &never);
+        assert!(matches!(refused, Err(PretrainError::OtherRun { .. })));
+    }
+
+    #[test]
+    fn a_corpus_without_items_is_refused() {
+        let data = PretrainData::Corpus(Corpus::new(vec!["one two three".to_owned(); 4]));
+        let never = AtomicBool::new(false);
+        let refused = pretrain(&config(), &data, None, &Device::flex(), &mut |_| {}, &never);
+        assert!(matches!(
+            refused,
+            Err(PretrainError::SmallCorpus { found: 4 })
+        ));
     }
 }

@@ -20,10 +20,6 @@ const BEGIN: &str = "<s>";
 ///
 /// Other text is spelled: the letters, digits and ASCII marks are pieces too.
 pub(super) fn tokenizer_json(kind: ModelKind, sentinels: usize) -> Vec<u8> {
-    let special = match kind {
-        ModelKind::EncoderDecoder => &SPECIAL[..3],
-        ModelKind::Causal => &SPECIAL[..],
-    };
     let words = lexicon();
     let pieces: BTreeSet<String> = words.iter().map(|word| format!("▁{word}")).collect();
     let spelling: BTreeSet<String> = (0x21..0x7f_u8)
@@ -33,25 +29,52 @@ pub(super) fn tokenizer_json(kind: ModelKind, sentinels: usize) -> Vec<u8> {
         .chain(["▁".to_owned()])
         .chain(PUNCTUATION.map(str::to_owned))
         .collect();
-    let sentinels: Vec<String> = (0..sentinels)
-        .rev()
-        .map(|n| format!("<extra_id_{n}>"))
-        .collect();
     // Scores are log probabilities in a trained Unigram model. Here it is enough that a word costs less
     // than spelling it.
-    let vocabulary: Vec<Value> = special
+    let vocabulary: Vec<Value> = special_tokens(kind)
         .iter()
         .map(|token| json!([token, 0.0]))
         .chain(pieces.iter().map(|piece| json!([piece, -1.0])))
         .chain(spelling.iter().map(|piece| json!([piece, -4.0])))
-        .chain(sentinels.iter().map(|token| json!([token, 0.0])))
+        .chain(sentinel_tokens(sentinels).map(|token| json!([token, 0.0])))
         .collect();
-    let first_sentinel = vocabulary.len() - sentinels.len();
-    let added: Vec<Value> = special
+    let first_sentinel = vocabulary.len() - sentinels;
+    let model =
+        json!({"type": "Unigram", "unk_id": 2, "vocab": vocabulary, "byte_fallback": false});
+    document(kind, metaspace(), model, first_sentinel, sentinels)
+}
+
+/// The special tokens, with ids from 0.
+pub(super) fn special_tokens(kind: ModelKind) -> &'static [&'static str] {
+    match kind {
+        ModelKind::EncoderDecoder => &SPECIAL[..3],
+        ModelKind::Causal => &SPECIAL[..],
+    }
+}
+
+/// The sentinels in the order of their ids: `<extra_id_0>` is the last token.
+pub(super) fn sentinel_tokens(count: usize) -> impl Iterator<Item = String> {
+    (0..count).rev().map(|n| format!("<extra_id_{n}>"))
+}
+
+/// White space as `▁` in front of words.
+pub(super) fn metaspace() -> Value {
+    json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true})
+}
+
+/// A whole `tokenizer.json` around a model's pieces; the sentinels' ids begin with `first_sentinel`.
+pub(super) fn document(
+    kind: ModelKind,
+    pre_tokenizer: Value,
+    model: Value,
+    first_sentinel: usize,
+    sentinels: usize,
+) -> Vec<u8> {
+    let added: Vec<Value> = special_tokens(kind)
         .iter()
         .map(|token| (*token).to_owned())
         .enumerate()
-        .chain((first_sentinel..).zip(sentinels))
+        .chain((first_sentinel..).zip(sentinel_tokens(sentinels)))
         .map(|(id, content)| {
             json!({
                 "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
@@ -59,8 +82,6 @@ pub(super) fn tokenizer_json(kind: ModelKind, sentinels: usize) -> Vec<u8> {
             })
         })
         .collect();
-    let metaspace =
-        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
     let sequence = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
     let token = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
     let template = |id: u32, name: &str, single: Value, pair: Value| {
@@ -92,10 +113,10 @@ pub(super) fn tokenizer_json(kind: ModelKind, sentinels: usize) -> Vec<u8> {
             {"type": "Replace", "pattern": {"Regex": "\\s+"}, "content": " "},
             {"type": "Strip", "strip_left": true, "strip_right": true},
         ]},
-        "pre_tokenizer": metaspace,
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": post_processor,
-        "decoder": metaspace,
-        "model": {"type": "Unigram", "unk_id": 2, "vocab": vocabulary, "byte_fallback": false},
+        "decoder": metaspace(),
+        "model": model,
     });
     format!("{tokenizer:#}\n").into_bytes()
 }
