@@ -5,13 +5,14 @@
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-use aso_backbones::{Backbone, BackboneError};
+use aso_backbones::Backbone;
 use aso_trainer::config::ExampleKind;
 use aso_trainer::events::Silent;
 use aso_trainer::load::load_model;
-use aso_trainer::method::{Method, Observation, Penalty, StepInfo, TaskInfo};
+use aso_trainer::method::{Method, Observation, Penalty, StepInfo, TaskContext, TaskInfo};
+use aso_trainer::optimizer::SubspaceGradients;
 use aso_trainer::results::WeightPoint;
-use aso_trainer::{Outcome, Run};
+use aso_trainer::{Outcome, Run, TrainerError};
 use burn::tensor::Device;
 
 static CALLS: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -28,11 +29,12 @@ impl<M: Backbone> Method<M> for Shrink {
         "shrink"
     }
 
-    fn start_task(&mut self, task: &TaskInfo) {
-        log(format!("start {}", task.index));
+    fn start_task(&mut self, _: &mut M, context: &TaskContext<'_>) -> Result<(), TrainerError> {
+        log(format!("start {}", context.task.index));
+        Ok(())
     }
 
-    fn start_step(&mut self, step: &StepInfo<'_, M>) -> Result<Option<Observation>, BackboneError> {
+    fn start_step(&mut self, step: &StepInfo<'_, M>) -> Result<Option<Observation>, TrainerError> {
         assert_eq!(step.batch(3)?.rows(), 3);
         log(format!("step {}.{}", step.task.index, step.step));
         let weight = WeightPoint {
@@ -62,8 +64,20 @@ impl<M: Backbone> Method<M> for Shrink {
         penalties
     }
 
-    fn end_task(&mut self, _model: &M, task: &TaskInfo) {
-        log(format!("end {}", task.index));
+    fn adjust(
+        &mut self,
+        step: &StepInfo<'_, M>,
+        gradients: &mut SubspaceGradients,
+    ) -> Result<(), TrainerError> {
+        assert!(gradients.norm() > 0.0);
+        log(format!("adjust {}", step.task.index));
+        Ok(())
+    }
+
+    fn end_task(&mut self, _: &mut M, context: &TaskContext<'_>) -> Result<(), TrainerError> {
+        assert_eq!(context.examples.len(), 16);
+        log(format!("end {}", context.task.index));
+        Ok(())
     }
 }
 
@@ -95,8 +109,10 @@ fn every_hook_is_called_in_order() {
             "start I",
             "step I.0",
             "penalties I",
+            "adjust I",
             "step I.1",
             "penalties I",
+            "adjust I",
             "end I",
         ]
         .map(|call| call.replace('I', &index.to_string()))

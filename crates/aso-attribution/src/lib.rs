@@ -17,16 +17,19 @@
 //! |---|---|
 //! | [`IntegratedGradients`] | one score vector `[d_model]` per tapped block |
 //! | [`pearson`], [`Similarity`] | correlation per block and its mean |
+//! | [`subspace_overlap`], [`principal_cosines`] | angles between two subspaces |
 //! | [`Attributor`] | the two presets: current and previous model, similarity, soft weight |
 //!
 //! Sister crates: `aso-backbones` (taps), `aso-losses` (`SoftWeight`), `aso-trainer` (when to measure).
 
 mod attributor;
 mod integrated_gradients;
+mod overlap;
 mod similarity;
 
 pub use attributor::{Attributor, Measurement, Preset, TapChoice, TaskSimilarity};
 pub use integrated_gradients::{AttributionScores, IntegratedGradients, PathRule, RowFactor};
+pub use overlap::{principal_cosines, subspace_overlap};
 pub use similarity::{Similarity, pearson};
 
 pub use aso_backbones::BackboneError;

@@ -39,7 +39,9 @@ pub struct SpecialTokens {
 }
 
 /// A language model that carries subspaces and can be tapped.
-pub trait Backbone: AdapterHost + BlockTaps {
+///
+/// A clone shares its weights until one of the two is changed.
+pub trait Backbone: AdapterHost + BlockTaps + Clone {
     /// Logits of a batch, `[rows, positions, vocabulary]`.
     ///
     /// # Panics

@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Predict(PredictArgs),
     /// Write what the model computes for one batch, for comparison with other systems
     Probe(ProbeArgs),
+    /// Compare tasks after training: attribution similarity and overlap of subspaces
+    Similarity(SimilarityArgs),
     /// Print a commented configuration
     Config(ConfigArgs),
 }
@@ -184,6 +186,45 @@ pub(crate) struct EvalArgs {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Print the scores as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Every adapter is put on the base model alone. Attribution similarity: mean over blocks of the correlation of the attribution
+scores of two such models, averaged over a batch of either task (of training examples). Subspace overlap: mean squared
+cosine of the principal angles between the rows of their A, over layers. Of a run, `similarity.json` is written into it.
+
+Examples:
+  aso similarity --run runs/a
+  aso similarity --model t5 --data data/cl-benchmark --adapter runs/a/adapters/00-dbpedia --adapter runs/b/adapters/00-agnews")]
+pub(crate) struct SimilarityArgs {
+    /// Compare the tasks of a run
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "adapter", "data"])]
+    pub(crate) run: Option<PathBuf>,
+    /// Model folder, organisation/name on the Hugging Face Hub, or embedded:demo
+    #[arg(long, value_name = "MODEL", required_unless_present = "run")]
+    pub(crate) model: Option<String>,
+    /// Adapter folder with its aso_subspace.json; repeat
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Vec<PathBuf>,
+    /// Folder of tasks: the CL benchmark or JSONL; left out, the built-in suite
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Examples of each task
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(crate) examples: usize,
+    /// How to attribute
+    #[arg(long, value_enum, default_value_t = AttributionArg::Aso)]
+    pub(crate) attribution: AttributionArg,
+    /// Where to write the matrices as JSON [default: similarity.json in the run]
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) out: Option<PathBuf>,
+    /// Overrides one key of the configuration
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Print the matrices as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -50,6 +50,7 @@ fn run(cli: Cli, terminal: Terminal) -> anyhow::Result<ExitCode> {
         Command::Eval(args) => commands::eval::run(&args, &open_device()?, terminal),
         Command::Predict(args) => commands::predict::run(&args, &open_device()?, terminal),
         Command::Probe(args) => commands::probe::run(&args, &open_device()?, &terminal),
+        Command::Similarity(args) => commands::similarity::run(&args, &open_device()?, &terminal),
         Command::Config(args) => commands::config::run(&args),
     }
 }

@@ -69,6 +69,19 @@ fn matrix(results: &RunResults) -> String {
     )
 }
 
+/// A matrix over pairs of tasks.
+pub(crate) fn square(title: &str, names: &[String], matrix: &[Vec<Option<f64>>]) -> String {
+    let header = std::iter::once(title.to_owned()).chain(names.iter().cloned());
+    let mut table = table(header.collect());
+    for (name, row) in names.iter().zip(matrix) {
+        let cells = row
+            .iter()
+            .map(|value| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}")));
+        table.add_row(std::iter::once(name.clone()).chain(cells));
+    }
+    table.to_string()
+}
+
 fn metrics(runs: &[RunResults]) -> String {
     let names = [
         "method",

@@ -76,7 +76,7 @@ pub mod stream;
 pub mod synthetic;
 pub mod task;
 
-mod random;
+pub mod random;
 mod records;
 
 pub use benchmark::{ClBenchmark, ClDataset};

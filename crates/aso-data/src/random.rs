@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// A generator keyed by all of `keys`, in order.
-pub(crate) fn keyed(keys: &[u64]) -> ChaCha8Rng {
+pub fn keyed(keys: &[u64]) -> ChaCha8Rng {
     // Absorb every key through SplitMix64's finaliser, then squeeze 256 bits of seed.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for &key in keys {
@@ -22,37 +22,40 @@ pub(crate) fn keyed(keys: &[u64]) -> ChaCha8Rng {
 }
 
 /// A key made of text (64-bit FNV-1a).
-pub(crate) fn text_key(text: &str) -> u64 {
+pub fn text_key(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
 /// A uniform draw from `0..bound`; 0 if `bound` is 0.
-pub(crate) fn below(rng: &mut ChaCha8Rng, bound: usize) -> usize {
+pub fn below(rng: &mut ChaCha8Rng, bound: usize) -> usize {
     // The high half of a 128-bit product is uniform up to a bias of bound / 2^64.
     ((u128::from(rng.next_u64()) * bound as u128) >> 64) as usize
 }
 
 /// True with probability `percent / 100`.
-pub(crate) fn chance(rng: &mut ChaCha8Rng, percent: usize) -> bool {
+pub fn chance(rng: &mut ChaCha8Rng, percent: usize) -> bool {
     below(rng, 100) < percent
 }
 
-/// A uniformly drawn element; the caller guarantees that there is one.
-pub(crate) fn pick<'a, T: ?Sized>(rng: &mut ChaCha8Rng, items: &[&'a T]) -> &'a T {
+/// A uniformly drawn element.
+///
+/// # Panics
+/// Panics if there is none.
+pub fn pick<'a, T: ?Sized>(rng: &mut ChaCha8Rng, items: &[&'a T]) -> &'a T {
     items[below(rng, items.len())]
 }
 
 /// Fisher-Yates shuffle.
-pub(crate) fn shuffle<T>(rng: &mut ChaCha8Rng, items: &mut [T]) {
+pub fn shuffle<T>(rng: &mut ChaCha8Rng, items: &mut [T]) {
     for last in (1..items.len()).rev() {
         items.swap(last, below(rng, last + 1));
     }
 }
 
 /// `count` different indices out of `0..total` in increasing order; all if `count >= total`.
-pub(crate) fn choose_sorted(rng: &mut ChaCha8Rng, total: usize, count: usize) -> Vec<usize> {
+pub fn choose_sorted(rng: &mut ChaCha8Rng, total: usize, count: usize) -> Vec<usize> {
     let mut indices: Vec<usize> = (0..total).collect();
     if count < total {
         shuffle(rng, &mut indices);

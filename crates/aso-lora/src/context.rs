@@ -1,9 +1,11 @@
 //! How a forward pass is to be run.
 
+use std::sync::Arc;
+
 use burn::module::Param;
 use burn::tensor::Tensor;
 
-use crate::{DropoutMask, DropoutStream};
+use crate::{DropoutMask, DropoutStream, InputCovariance};
 
 /// Which subspaces take part in a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,6 +37,8 @@ pub struct ForwardContext {
     /// Whether the LoRA dropout also drops the input of the frozen stack, as the released ASO-LoRA code
     /// does (method.md section 1, preset `reference`). Implies running the stack unfolded.
     pub drop_frozen_input: bool,
+    /// Where the inputs of adapted layers are summed up, if they are wanted.
+    pub inputs: Option<Arc<InputCovariance>>,
 }
 
 impl ForwardContext {

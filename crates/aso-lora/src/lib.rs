@@ -28,6 +28,7 @@ pub mod context;
 pub mod error;
 pub mod floats;
 pub mod host;
+pub mod inputs;
 pub mod linear;
 pub mod peft;
 
@@ -36,5 +37,6 @@ pub use config::{LoraConfig, TargetModules};
 pub use context::{AdapterScope, ForwardContext};
 pub use error::LoraError;
 pub use host::AdapterHost;
+pub use inputs::InputCovariance;
 pub use linear::{FrozenStack, LoraLinear, Subspace, mixed_linear, row_major};
 pub use peft::{Adapter, AdapterKind, LoraWeights, PeftConfig, Sidecar};

@@ -258,6 +258,9 @@ impl LoraLinear {
     /// - x: `[.., d_in]`
     /// - output: `[.., d_out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &ForwardContext) -> Tensor<D> {
+        if let (Some(inputs), Some(_)) = (&context.inputs, &self.active) {
+            inputs.add(&self.name, &x);
+        }
         let y = self.forward_past(x.clone(), context);
         match (&self.active, context.scope) {
             (Some(active), AdapterScope::All | AdapterScope::WithoutFrozen(_)) => {

@@ -18,7 +18,11 @@ pub struct BatchOrder {
 
 impl BatchOrder {
     /// The order of `examples`, those of the task at the 0-based position `task` of the stream.
-    pub fn new(examples: &[EncodedExample], config: &RunConfig, task: usize) -> Self {
+    pub fn new<'a>(
+        examples: impl IntoIterator<Item = &'a EncodedExample>,
+        config: &RunConfig,
+        task: usize,
+    ) -> Self {
         let grouping = if config.train.length_grouping {
             LengthGrouping::default()
         } else {
@@ -26,7 +30,7 @@ impl BatchOrder {
         };
         Self {
             lengths: examples
-                .iter()
+                .into_iter()
                 .map(|example| example.source.len())
                 .collect(),
             batch_size: config.train.batch_size,

@@ -7,7 +7,7 @@ use aso_lora::{AdapterScope, ForwardContext};
 use crate::TrainerError;
 use crate::codec::{StopStrings, TextCodec};
 use crate::config::EvalMode;
-use crate::metrics::percent;
+use crate::predictions::Prediction;
 use crate::task::Task;
 
 /// How answers are generated.
@@ -127,7 +127,27 @@ impl Evaluator<'_> {
         Ok(likelihoods)
     }
 
-    /// Exact match on a task in percent (method.md section 5).
+    /// Answers to a task's examples, each with its score: exact match (method.md section 5).
+    ///
+    /// # Errors
+    /// As [`predictions`](Self::predictions).
+    pub fn scored<M: Backbone>(
+        &self,
+        model: &M,
+        task: &Task,
+        scope: AdapterScope,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Prediction>, TrainerError> {
+        let answers = self.predictions(model, task, scope, progress)?;
+        let scored = |(answer, expected): (String, &String)| Prediction {
+            score: f64::from(u8::from(exact_match(&answer, expected))),
+            expected: expected.clone(),
+            answer,
+        };
+        Ok(answers.into_iter().zip(&task.answers).map(scored).collect())
+    }
+
+    /// The mean score on a task in percent.
     ///
     /// # Errors
     /// As [`predictions`](Self::predictions).
@@ -138,15 +158,15 @@ impl Evaluator<'_> {
         scope: AdapterScope,
         progress: &mut dyn FnMut(usize),
     ) -> Result<f64, TrainerError> {
-        let answers = self.predictions(model, task, scope, progress)?;
-        let right = answers
-            .iter()
-            .zip(&task.answers)
-            .filter(|(answer, expected)| exact_match(answer, expected))
-            .count();
-        // A task without examples was refused when it was read.
-        Ok(percent(right, answers.len()).unwrap_or(0.0))
+        let scored = self.scored(model, task, scope, progress)?;
+        Ok(mean_percent(&scored))
     }
+}
+
+/// The mean score of answers in percent; 0 for none, which a task never has.
+pub fn mean_percent(predictions: &[Prediction]) -> f64 {
+    let sum: f64 = predictions.iter().map(|prediction| prediction.score).sum();
+    100.0 * sum / predictions.len().max(1) as f64
 }
 
 /// The first of the largest values.

@@ -14,12 +14,14 @@
 //! | [`codec`] | [`TextCodec`]: between text and a model's batches |
 //! | [`task`] | [`Task`]: tokenised examples |
 //! | [`batches`] | [`BatchOrder`](batches::BatchOrder): which examples a step gets |
-//! | [`method`] | [`Method`]: `aso-lora`, `o-lora`, `inc-lora`, `seq-lora` |
+//! | [`method`] | [`Method`], and a type for each |
 //! | [`trainer`] | [`Trainer`]: the loop |
 //! | [`run`] | [`Run`]: starting, resuming and extending run directories |
 //! | [`optimizer`], [`schedule`] | AdamW over subspaces, global-norm clip, learning rates |
 //! | [`evaluate`] | generation and exact match |
 //! | [`metrics`], [`results`] | accuracy matrix, AP, BWT, forgetting, FWT, `results.json` |
+//! | [`predictions`] | the answers behind the scores |
+//! | [`similarity`] | how alike tasks are after training |
 //! | [`state`], [`files`] | what is saved, and how it is saved whole |
 //! | [`events`] | what a run reports while it runs |
 //! | [`pretrain`] | full-parameter pre-training of small backbones |
@@ -36,10 +38,12 @@ pub mod load;
 pub mod method;
 pub mod metrics;
 pub mod optimizer;
+pub mod predictions;
 pub mod pretrain;
 pub mod results;
 pub mod run;
 pub mod schedule;
+pub mod similarity;
 pub mod state;
 pub mod task;
 pub mod token_cache;

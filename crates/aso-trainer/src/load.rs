@@ -252,6 +252,23 @@ pub fn open_library(settings: &DataSettings) -> Result<Box<dyn TaskLibrary>, Tra
     })
 }
 
+/// Whether an adapter, read from `dir`, was made for the base model with this fingerprint; one that does not say is taken.
+///
+/// # Errors
+/// [`TrainerError::OtherModel`].
+pub fn check_base(adapter: &Adapter, dir: &Path, fingerprint: &str) -> Result<(), TrainerError> {
+    match &adapter.sidecar {
+        Some(sidecar) if sidecar.base_model_fingerprint != fingerprint => {
+            Err(TrainerError::OtherModel {
+                path: dir.to_owned(),
+                expected: sidecar.base_model_fingerprint.clone(),
+                found: fingerprint.to_owned(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Puts adapters on a model: all frozen, in the given order, except that the last one becomes the active
 /// subspace if `last_active`.
 ///
@@ -267,17 +284,10 @@ pub fn load_adapters<M: Backbone>(
 ) -> Result<(), TrainerError> {
     for (at, dir) in dirs.iter().enumerate() {
         let adapter = Adapter::load(dir)?;
-        if let Some(sidecar) = &adapter.sidecar {
-            if sidecar.base_model_fingerprint != fingerprint {
-                return Err(TrainerError::OtherModel {
-                    path: dir.clone(),
-                    expected: sidecar.base_model_fingerprint.clone(),
-                    found: fingerprint.to_owned(),
-                });
-            }
-            if sidecar.kind == AdapterKind::Snapshot && dirs.len() > 1 {
-                return Err(TrainerError::Snapshots { path: dir.clone() });
-            }
+        check_base(&adapter, dir, fingerprint)?;
+        let kind = adapter.sidecar.as_ref().map(|sidecar| sidecar.kind);
+        if kind == Some(AdapterKind::Snapshot) && dirs.len() > 1 {
+            return Err(TrainerError::Snapshots { path: dir.clone() });
         }
         if last_active && at + 1 == dirs.len() {
             model.set_active(&adapter, adapter.config.lora_dropout)?;

@@ -132,11 +132,6 @@ impl AccuracyMatrix {
     }
 }
 
-/// `100 * correct / total`; `None` without examples.
-pub fn percent(correct: usize, total: usize) -> Option<f64> {
-    (total > 0).then(|| 100.0 * correct as f64 / total as f64)
-}
-
 /// The mean; `None` when a value is missing or there are none.
 fn mean(values: impl ExactSizeIterator<Item = Option<f64>>) -> Option<f64> {
     let count = values.len();
@@ -267,7 +262,6 @@ mod tests {
             (none.average_performance(), none.learning_accuracy()),
             (None, None)
         );
-        assert_eq!((percent(1, 0), percent(1, 4)), (None, Some(25.0)));
     }
 
     #[test]

@@ -14,6 +14,18 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 /// The two trained matrices of a layer.
 const HALVES: [&str; 2] = ["lora_A", "lora_B"];
 
+/// The trained matrices of every active subspace with their names `{layer}.{lora_A | lora_B}`, in the graph.
+pub(crate) fn parameters<H: AdapterHost + ?Sized>(host: &H) -> Vec<(String, Tensor<2>)> {
+    let mut parameters = Vec::new();
+    host.visit_linears(&mut |layer| {
+        let Some(active) = layer.active() else { return };
+        for (half, parameter) in HALVES.into_iter().zip([&active.a, &active.b]) {
+            parameters.push((format!("{}.{half}", layer.name()), parameter.val()));
+        }
+    });
+    parameters
+}
+
 /// Gradients by `{layer}.{lora_A | lora_B}`, outside autodiff.
 #[derive(Debug, Clone, Default)]
 pub struct SubspaceGradients {
@@ -54,6 +66,23 @@ impl SubspaceGradients {
         }
     }
 
+    /// Drops the gradients whose names do not fit.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.tensors.retain(|name, _| keep(name));
+    }
+
+    /// `sum_i g_i h_i` over the matrices of both. Summed in f64 over the names in order.
+    pub fn dot(&self, other: &Self) -> f64 {
+        let products = self.tensors.iter().map(|(name, gradient)| {
+            let Some(other) = other.tensors.get(name) else {
+                return 0.0;
+            };
+            let rows = (gradient.clone() * other.clone()).sum_dim(1).into_data();
+            rows.iter::<f32>().map(f64::from).sum::<f64>()
+        });
+        products.sum()
+    }
+
     /// The gradient of one matrix, `{layer}.lora_A` or `{layer}.lora_B`.
     pub fn get(&self, name: &str) -> Option<&Tensor<2>> {
         self.tensors.get(name)
@@ -69,11 +98,7 @@ impl SubspaceGradients {
     /// `sqrt(sum of squares)` over all gradients. Summed in f64 over the names in order, so that it does
     /// not depend on threads.
     pub fn norm(&self) -> f64 {
-        let squares = self.tensors.values().map(|gradient| {
-            let rows = gradient.clone().square().sum_dim(1).into_data();
-            rows.iter::<f32>().map(f64::from).sum::<f64>()
-        });
-        squares.sum::<f64>().sqrt()
+        self.dot(self).sqrt()
     }
 
     /// Scales all gradients so that their norm is at most `max_norm` (as PyTorch's `clip_grad_norm_`:
@@ -85,6 +110,14 @@ impl SubspaceGradients {
             self.scale(factor);
         }
         norm
+    }
+}
+
+impl FromIterator<(String, Tensor<2>)> for SubspaceGradients {
+    fn from_iter<I: IntoIterator<Item = (String, Tensor<2>)>>(gradients: I) -> Self {
+        Self {
+            tensors: gradients.into_iter().collect(),
+        }
     }
 }
 

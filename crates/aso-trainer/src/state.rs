@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use aso_lora::{Adapter, AdapterHost, LoraConfig};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::TrainerError;
 use crate::config::{EvalSettings, EvalTasks};
 use crate::files::{FilesError, atomic_dir, atomic_write, read_json, write_json};
+use crate::method::MethodState;
 use crate::metrics::AccuracyMatrix;
 use crate::optimizer::{MomentState, SubspaceOptimizer};
 use crate::results::{SimilarityPoint, Timings, WeightPoint};
@@ -28,6 +29,8 @@ pub const STATE_FILE: &str = "state.json";
 pub const ADAPTERS: &str = "adapters";
 /// Folder of the checkpoint within a task.
 pub const CHECKPOINTS: &str = "checkpoints";
+/// Folder of what the method keeps from task to task.
+pub const METHOD: &str = "method";
 
 /// Progress of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +43,9 @@ pub struct RunState {
     pub trained: usize,
     /// Progress within the next task, if it has begun and been saved.
     pub training: Option<TrainingState>,
+    /// What the method kept at the end of the last trained task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<KeptState>,
     /// Scores so far.
     pub matrix: AccuracyMatrix,
     /// Measured soft weights per task.
@@ -71,6 +77,7 @@ impl RunState {
             base_model,
             trained: 0,
             training: None,
+            method: None,
             matrix: AccuracyMatrix::new(0),
             soft_weights: Vec::new(),
             similarity: Vec::new(),
@@ -146,9 +153,13 @@ impl RunState {
     }
 }
 
-/// Folder of the adapter of task `index`: `adapters/00-name`, with characters that a file name should not
-/// hold replaced.
+/// Folder of the adapter of task `index`: `adapters/00-name` ([`numbered`]).
 pub fn adapter_dir(run: &Path, index: usize, task: &str) -> PathBuf {
+    run.join(ADAPTERS).join(numbered(index, task))
+}
+
+/// `00-name`, with characters that a file name should not hold replaced.
+pub fn numbered(index: usize, task: &str) -> String {
     let name: String = task
         .chars()
         .map(|c| {
@@ -159,12 +170,91 @@ pub fn adapter_dir(run: &Path, index: usize, task: &str) -> PathBuf {
             }
         })
         .collect();
-    run.join(ADAPTERS).join(format!("{index:02}-{name}"))
+    format!("{index:02}-{name}")
 }
 
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const METHOD_FILE: &str = "method.safetensors";
 
-/// Writes the active subspace and the optimizer's moments as a folder that appears whole.
+/// What a method keeps from task to task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeptState {
+    /// Its values.
+    pub values: serde_json::Value,
+    /// File below [`METHOD`] with its matrices, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+impl KeptState {
+    /// Writes the matrices of a state into the folder `dir`. `None` if there is
+    /// nothing to keep.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(
+        dir: &Path,
+        task: usize,
+        state: MethodState,
+    ) -> Result<Option<Self>, TrainerError> {
+        if state.is_empty() {
+            return Ok(None);
+        }
+        let mut file = None;
+        if !state.tensors.is_empty() {
+            let name = format!("task-{task:02}.safetensors");
+            let path = dir.join(&name);
+            std::fs::create_dir_all(dir).map_err(|source| FilesError::Io {
+                path: dir.to_owned(),
+                source,
+            })?;
+            let bytes = state.tensor_bytes().map_err(|e| moments_error(&path, e))?;
+            atomic_write(&path, &bytes)?;
+            file = Some(name);
+        }
+        let values = state.values;
+        Ok(Some(Self { values, file }))
+    }
+
+    /// Reads what [`write`](Self::write) wrote.
+    ///
+    /// # Errors
+    /// If the file is missing or damaged.
+    pub fn read(&self, dir: &Path, device: &Device) -> Result<MethodState, TrainerError> {
+        let tensors = match &self.file {
+            Some(file) => read_tensors(&dir.join(file), device)?,
+            None => BTreeMap::new(),
+        };
+        let values = self.values.clone();
+        Ok(MethodState { values, tensors })
+    }
+}
+
+/// The matrices of the method's state in a checkpoint folder.
+///
+/// # Errors
+/// If the file is damaged.
+pub fn read_method_tensors(
+    dir: &Path,
+    device: &Device,
+) -> Result<BTreeMap<String, Tensor<2>>, TrainerError> {
+    let path = dir.join(METHOD_FILE);
+    if path.exists() {
+        read_tensors(&path, device)
+    } else {
+        Ok(BTreeMap::new())
+    }
+}
+
+fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor<2>>, TrainerError> {
+    let bytes = std::fs::read(path).map_err(|source| FilesError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    MethodState::read_tensors(&bytes, device).map_err(|source| moments_error(path, source))
+}
+
+/// Writes the active subspace, the optimizer's moments and the method's matrices as a folder that appears whole.
 ///
 /// # Errors
 /// If a file cannot be written or a weight is not finite.
@@ -172,11 +262,17 @@ pub fn write_checkpoint(
     dir: &Path,
     adapter: &Adapter,
     optimizer: &SubspaceOptimizer,
+    method: &MethodState,
 ) -> Result<(), TrainerError> {
     atomic_dir(dir, |dir| {
         adapter.save(dir)?;
         let bytes = serialize_moments(&optimizer.export(), &dir.join(OPTIMIZER_FILE))?;
         atomic_write(&dir.join(OPTIMIZER_FILE), &bytes)?;
+        if !method.tensors.is_empty() {
+            let path = dir.join(METHOD_FILE);
+            let bytes = method.tensor_bytes().map_err(|e| moments_error(&path, e))?;
+            atomic_write(&path, &bytes)?;
+        }
         Ok(())
     })
 }

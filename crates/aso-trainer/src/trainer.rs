@@ -7,8 +7,7 @@ use std::time::Instant;
 use aso_backbones::{Backbone, GenerationConfig};
 use aso_data::EncodedExample;
 use aso_lora::{
-    Adapter, AdapterKind, AdapterScope, DropoutStream, ForwardContext, LoraConfig, PeftConfig,
-    Sidecar,
+    Adapter, AdapterScope, DropoutStream, ForwardContext, LoraConfig, PeftConfig, Sidecar,
 };
 use aso_losses::SequenceCrossEntropy;
 use burn::tensor::Tensor;
@@ -18,22 +17,26 @@ use crate::TrainerError;
 use crate::batches::BatchOrder;
 use crate::codec::TextCodec;
 use crate::config::{FrozenMode, RunConfig};
-use crate::evaluate::Evaluator;
+use crate::evaluate::{Evaluator, mean_percent};
 use crate::events::{Event, Observer};
 use crate::files::{MetricsLog, RunDir, atomic_dir};
 use crate::load::Loaded;
-use crate::method::{Method, Penalty, StepInfo, TaskInfo};
+use crate::method::{Method, MethodState, Penalty, StepInfo, Structure, TaskContext, TaskInfo};
 use crate::optimizer::{AdamWSettings, SubspaceGradients, SubspaceOptimizer};
+use crate::predictions::{predictions_file, write_predictions};
 use crate::results::RunResults;
 use crate::schedule::learning_rate;
 use crate::state::{
-    CHECKPOINTS, RunState, STATE_FILE, TrainingState, adapter_dir, read_checkpoint,
-    write_checkpoint,
+    CHECKPOINTS, KeptState, METHOD, RunState, STATE_FILE, TrainingState, adapter_dir,
+    read_checkpoint, read_method_tensors, write_checkpoint,
 };
 use crate::task::Task;
 
 /// The log of steps.
 pub const METRICS_FILE: &str = "metrics.jsonl";
+
+/// The name of the one task of a method that learns all tasks together, as for `[stream.overrides]`.
+pub const JOINT: &str = "multi-task";
 
 /// How a call of [`Trainer::run`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +138,7 @@ impl<M: Backbone> Trainer<M> {
             .map(|training| training.checkpoint.as_str());
         trainer.remove_checkpoints(named);
         trainer.restore_adapters()?;
+        trainer.restore_method()?;
         Ok(trainer)
     }
 
@@ -163,7 +167,11 @@ impl<M: Backbone> Trainer<M> {
             return Ok(Outcome::Stopped);
         }
         // Rows before the last trained task are complete; the last one may not be.
-        for index in self.state.trained.saturating_sub(1)..self.tasks.len() {
+        let first = match self.method.structure() {
+            Structure::Joint => self.tasks.len().saturating_sub(1),
+            _ => self.state.trained.saturating_sub(1),
+        };
+        for index in first..self.tasks.len() {
             if index >= self.state.trained
                 && self.train_task(index, observer, stop)? == Outcome::Stopped
             {
@@ -198,14 +206,14 @@ impl<M: Backbone> Trainer<M> {
     fn restore_adapters(&mut self) -> Result<(), TrainerError> {
         let trained = self.state.trained;
         let dir = |index: usize| adapter_dir(&self.dir.path, index, &self.names[index]);
-        match self.method.adapter_kind() {
-            AdapterKind::Subspace => {
+        match self.method.structure() {
+            Structure::Stack => {
                 for index in 0..trained {
                     self.model.push_frozen(&Adapter::load(&dir(index))?)?;
                 }
                 self.settle_frozen();
             }
-            AdapterKind::Snapshot => {
+            Structure::Single | Structure::PerTask | Structure::Joint => {
                 if let Some(last) = trained.checked_sub(1) {
                     self.model
                         .set_active(&Adapter::load(&dir(last))?, self.lora.dropout)?;
@@ -213,6 +221,26 @@ impl<M: Backbone> Trainer<M> {
             }
         }
         Ok(())
+    }
+
+    /// Gives the method what it kept at the end of the last trained task.
+    fn restore_method(&mut self) -> Result<(), TrainerError> {
+        let Some(kept) = self.state.method.clone() else {
+            return Ok(());
+        };
+        let device = self.model.device();
+        let state = kept.read(&self.dir.path.join(METHOD), &device)?;
+        self.restored(state, "method")
+    }
+
+    fn restored(&mut self, state: MethodState, key: &'static str) -> Result<(), TrainerError> {
+        self.method
+            .restore(state)
+            .map_err(|source| TrainerError::State {
+                path: self.dir.path.join(STATE_FILE),
+                key,
+                source,
+            })
     }
 
     /// Folds the frozen stack, if so configured.
@@ -238,6 +266,20 @@ impl<M: Backbone> Trainer<M> {
             if stop.load(Ordering::Relaxed) {
                 return Ok(Outcome::Stopped);
             }
+            if let (Structure::PerTask, Some(after)) = (self.method.structure(), after)
+                && index != after
+            {
+                // The task's own adapter has not changed since; a later task has none yet.
+                let matrix = &mut self.state.matrix;
+                let score = match index < after {
+                    true => matrix.get(index, index),
+                    false => matrix.zero_shot()[index],
+                };
+                if let Some(score) = score {
+                    matrix.set(after, index, score);
+                }
+                continue;
+            }
             let start = Instant::now();
             let task = &self.tasks[index];
             let examples = task.evaluation.len();
@@ -254,14 +296,18 @@ impl<M: Backbone> Trainer<M> {
                 generation: GenerationConfig::greedy(self.config.eval.max_new_tokens),
                 stop: &[],
             };
-            let score = evaluator.score(&self.model, task, scope, &mut |done| {
+            let scored = evaluator.scored(&self.model, task, scope, &mut |done| {
                 observer.event(Event::EvaluationProgress { done });
             })?;
+            let score = mean_percent(&scored);
             observer.event(Event::EvaluationFinished {
                 after: after_name,
                 task: name,
                 score,
             });
+            let last = after.zip(after_name);
+            let path = predictions_file(&self.dir.path, last, (index, name));
+            write_predictions(&path, &scored)?;
             let seconds = start.elapsed().as_secs_f64();
             match after {
                 Some(after) => {
@@ -278,17 +324,43 @@ impl<M: Backbone> Trainer<M> {
         Ok(Outcome::Finished)
     }
 
+    /// The training examples of a stage: of its task, or of all tasks.
+    fn examples(tasks: &[Task], structure: Structure, index: usize) -> Vec<&EncodedExample> {
+        match structure {
+            Structure::Joint => tasks.iter().flat_map(|task| &task.train).collect(),
+            _ => tasks[index].train.iter().collect(),
+        }
+    }
+
     fn train_task(
         &mut self,
         index: usize,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Outcome, TrainerError> {
-        let name = self.names[index].clone();
+        // Taken out for the time of the training, so that examples and the rest can be borrowed apart.
+        let tasks = std::mem::take(&mut self.tasks);
+        let outcome = self.train_on(&tasks, index, observer, stop);
+        self.tasks = tasks;
+        outcome
+    }
+
+    fn train_on(
+        &mut self,
+        tasks: &[Task],
+        index: usize,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Outcome, TrainerError> {
+        let structure = self.method.structure();
+        let examples = Self::examples(tasks, structure, index);
+        let name = match structure {
+            Structure::Joint => JOINT.to_owned(),
+            _ => self.names[index].clone(),
+        };
         let settings = self.config.task_settings(&name);
         let batch_size = self.config.train.batch_size;
-        let examples = self.tasks[index].train.len();
-        let steps = settings.length.optimizer_steps(examples, batch_size);
+        let steps = settings.length.optimizer_steps(examples.len(), batch_size);
         let task = TaskInfo {
             index,
             name,
@@ -296,14 +368,14 @@ impl<M: Backbone> Trainer<M> {
             settings,
         };
         let mut optimizer = SubspaceOptimizer::new(self.adamw());
-        let first_step = self.begin(&task, &mut optimizer)?;
+        let first_step = self.begin(&task, &examples, &mut optimizer)?;
         observer.event(Event::TaskStarted {
             index,
             name: &task.name,
             first_step,
             steps,
         });
-        let mut order = BatchOrder::new(&self.tasks[index].train, &self.config, index);
+        let mut order = BatchOrder::new(examples.iter().copied(), &self.config, index);
 
         let mut since_saved = Instant::now();
         for step in first_step..steps {
@@ -312,7 +384,8 @@ impl<M: Backbone> Trainer<M> {
                 self.checkpoint(&task, step, &optimizer)?;
                 return Ok(Outcome::Stopped);
             }
-            self.step(&task, step, order.batch(step), &mut optimizer, observer)?;
+            let chosen: Vec<_> = order.batch(step).iter().map(|at| examples[*at]).collect();
+            self.step(&task, step, &chosen, &mut optimizer, observer)?;
             let every = self.config.train.checkpoint_every;
             if every > 0 && (step + 1).is_multiple_of(every) && step + 1 < steps {
                 self.state.timings.train[index] += since_saved.elapsed().as_secs_f64();
@@ -320,7 +393,13 @@ impl<M: Backbone> Trainer<M> {
                 self.checkpoint(&task, step + 1, &optimizer)?;
             }
         }
-        self.method.end_task(&self.model, &task);
+        let context = TaskContext {
+            task: &task,
+            examples: &examples,
+            codec: &self.codec,
+            seed: self.config.seed,
+        };
+        self.method.end_task(&mut self.model, &context)?;
         self.state.timings.train[index] += since_saved.elapsed().as_secs_f64();
         self.finish_task(&task)?;
         let seconds = self.state.timings.train[index];
@@ -345,53 +424,57 @@ impl<M: Backbone> Trainer<M> {
     fn begin(
         &mut self,
         task: &TaskInfo,
+        examples: &[&EncodedExample],
         optimizer: &mut SubspaceOptimizer,
     ) -> Result<usize, TrainerError> {
-        if let Some(training) = self.state.training.clone() {
-            let dir = self.dir.path.join(CHECKPOINTS).join(&training.checkpoint);
-            let device = self.model.device();
-            read_checkpoint(&dir, &self.lora, &mut self.model, optimizer, &device)?;
-            self.method
-                .restore(training.method)
-                .map_err(|source| TrainerError::State {
-                    path: self.dir.path.join(STATE_FILE),
-                    key: "training.method",
-                    source,
-                })?;
-            return Ok(training.step);
-        }
-        let fresh = match self.method.adapter_kind() {
-            AdapterKind::Subspace => true,
-            AdapterKind::Snapshot => task.index == 0,
+        let fresh = match self.method.structure() {
+            Structure::Stack | Structure::PerTask | Structure::Joint => true,
+            Structure::Single => task.index == 0,
         };
         if fresh {
             self.model
                 .start_subspace(&self.lora, self.config.seed, task.index as u64)?;
         }
-        self.method.start_task(task);
-        Ok(0)
+        let context = TaskContext {
+            task,
+            examples,
+            codec: &self.codec,
+            seed: self.config.seed,
+        };
+        self.method.start_task(&mut self.model, &context)?;
+        let Some(training) = self.state.training.clone() else {
+            return Ok(0);
+        };
+        let dir = self.dir.path.join(CHECKPOINTS).join(&training.checkpoint);
+        let device = self.model.device();
+        read_checkpoint(&dir, &self.lora, &mut self.model, optimizer, &device)?;
+        let state = MethodState {
+            values: training.method,
+            tensors: read_method_tensors(&dir, &device)?,
+        };
+        self.restored(state, "training.method")?;
+        Ok(training.step)
     }
 
-    /// One optimizer step on the examples `indices` of the task.
+    /// One optimizer step on examples of the task.
     fn step(
         &mut self,
         task: &TaskInfo,
         step: usize,
-        indices: &[usize],
+        own: &[&EncodedExample],
         optimizer: &mut SubspaceOptimizer,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainerError> {
         let start = Instant::now();
-        let train = &self.tasks[task.index].train;
-        let examples: Vec<&EncodedExample> = indices.iter().map(|index| &train[*index]).collect();
         let micro_batch = self.config.train.micro_batch();
         let info = StepInfo {
             model: &self.model,
             task,
             step,
-            examples: &examples,
+            examples: own,
             micro_batch,
             codec: &self.codec,
+            seed: self.config.seed,
         };
         if let Some(observation) = self.method.start_step(&info)? {
             let weight = observation.weight.weight;
@@ -405,27 +488,44 @@ impl<M: Backbone> Trainer<M> {
             self.state.timings.attribution[task.index] += start.elapsed().as_secs_f64();
         }
 
+        let rehearsed = self.method.rehearsal(&info);
+        let examples: Vec<&EncodedExample> = own.iter().copied().chain(rehearsed).collect();
+        let example_count = examples.len();
         let target_tokens: usize = examples.iter().map(|example| example.target.len()).sum();
         let mut gradients = SubspaceGradients::default();
         let mut cross_entropy = 0.0;
+        let mut raw = std::collections::BTreeMap::new();
+        let mut extra = 0.0;
         for (shard, rows) in examples.chunks(micro_batch).enumerate() {
             let batch = self.codec.batch(rows)?;
             let context = self.training_context(task, step, shard);
             let (logits, labels) = self.model.answer_logits(&batch, &context);
+            let term = self.method.batch_term(&batch, &logits, &labels);
             let loss = SequenceCrossEntropy::default().forward(logits, &labels);
             let value = loss.sum.clone();
-            gradients.add(SubspaceGradients::collect(
-                &self.model,
-                &mut loss.sum.backward(),
-            ));
+            let term = term.filter(|term| term.weight != 0.0);
+            let sum = match &term {
+                Some(term) => loss.sum + term.value.clone().mul_scalar(term.weight),
+                None => loss.sum,
+            };
+            gradients.add(SubspaceGradients::collect(&self.model, &mut sum.backward()));
             cross_entropy += scalar(value);
+            if let Some(Penalty {
+                name,
+                weight,
+                value,
+            }) = term
+            {
+                let mean = scalar(value) / target_tokens as f64;
+                *raw.entry(name).or_insert(0.0) += mean;
+                extra += weight * mean;
+            }
         }
         // Divided once over the whole step: every target token counts the same.
         gradients.scale(1.0 / target_tokens as f64);
         cross_entropy /= target_tokens as f64;
 
-        let mut loss = cross_entropy;
-        let mut raw = std::collections::BTreeMap::new();
+        let mut loss = cross_entropy + extra;
         let mut total: Option<Tensor<1>> = None;
         for Penalty {
             name,
@@ -451,6 +551,7 @@ impl<M: Backbone> Trainer<M> {
             ));
         }
 
+        self.method.adjust(&info, &mut gradients)?;
         let max_norm = self.config.train.max_grad_norm;
         let grad_norm = if max_norm > 0.0 {
             gradients.clip(max_norm)
@@ -489,7 +590,7 @@ impl<M: Backbone> Trainer<M> {
             soft_weight,
             lr,
             grad_norm,
-            examples: examples.len(),
+            examples: example_count,
             target_tokens,
             seconds: start.elapsed().as_secs_f64(),
         })?;
@@ -497,7 +598,7 @@ impl<M: Backbone> Trainer<M> {
             task: &task.name,
             step,
             steps: task.steps,
-            examples: examples.len(),
+            examples: example_count,
             loss,
             lr,
             weight: soft_weight,
@@ -524,11 +625,12 @@ impl<M: Backbone> Trainer<M> {
         let name = format!("task-{:02}-step-{step}", task.index);
         let dir = self.dir.path.join(CHECKPOINTS).join(&name);
         create_dir(&self.dir.path.join(CHECKPOINTS))?;
-        write_checkpoint(&dir, &self.active_adapter(task), optimizer)?;
+        let method = self.method.state();
+        write_checkpoint(&dir, &self.active_adapter(task), optimizer, &method)?;
         self.state.training = Some(TrainingState {
             step,
             checkpoint: name.clone(),
-            method: self.method.state(),
+            method: method.values,
         });
         self.save_state()?;
         self.remove_checkpoints(Some(&name));
@@ -538,17 +640,22 @@ impl<M: Backbone> Trainer<M> {
     /// Saves the task's adapter, freezes it and records that the task is done.
     fn finish_task(&mut self, task: &TaskInfo) -> Result<(), TrainerError> {
         let adapter = self.active_adapter(task);
-        let dir = adapter_dir(&self.dir.path, task.index, &task.name);
+        let dir = adapter_dir(&self.dir.path, task.index, &self.names[task.index]);
         create_dir(dir.parent().unwrap_or(&self.dir.path))?;
         atomic_dir(&dir, |dir| adapter.save(dir).map_err(TrainerError::from))?;
-        if self.method.adapter_kind() == AdapterKind::Subspace {
+        if self.method.structure() == Structure::Stack {
             self.model.freeze_active();
             self.settle_frozen();
         }
+        let method = self.method.state();
+        let kept = KeptState::write(&self.dir.path.join(METHOD), task.index, method)?;
+        self.state.method = kept;
         self.state.trained = task.index + 1;
         self.state.training = None;
         self.save_state()?;
         self.remove_checkpoints(None);
+        let kept = self.state.method.as_ref().and_then(|m| m.file.as_deref());
+        remove_except(&self.dir.path.join(METHOD), kept);
         Ok(())
     }
 
@@ -568,21 +675,31 @@ impl<M: Backbone> Trainer<M> {
                 format: 1,
                 task: task.name.clone(),
                 order: task.index,
-                kind: self.method.adapter_kind(),
+                kind: self.method.structure().adapter_kind(),
                 base_model_fingerprint: self.state.base_model.clone(),
             }),
         }
     }
 
-    /// Removes checkpoints that the state no longer names; what cannot be removed only costs space.
+    /// Removes checkpoints that the state no longer names.
     fn remove_checkpoints(&self, keep: Option<&str>) {
-        let Ok(entries) = std::fs::read_dir(self.dir.path.join(CHECKPOINTS)) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            if keep.is_none_or(|keep| entry.file_name() != keep) {
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
+        remove_except(&self.dir.path.join(CHECKPOINTS), keep);
+    }
+}
+
+/// Removes everything in a folder but `keep`; what cannot be removed only costs space.
+fn remove_except(dir: &Path, keep: Option<&str>) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if keep.is_none_or(|keep| entry.file_name() != keep) {
+            let path = entry.path();
+            let _ = if path.is_dir() {
+                std::fs::remove_dir_all(path)
+            } else {
+                std::fs::remove_file(path)
+            };
         }
     }
 }

@@ -210,9 +210,9 @@ fn batches(config: &RunConfig, index: usize, task: &Task) -> Vec<Vec<usize>> {
 }
 
 /// Steps of the measured task in [`Growth`], of which the first is left out. Preset `aso` measures before every
-/// multiple of [`INTERVAL`]: as often as in a task of 1000 examples in batches of 16.
-const STEPS: usize = 49;
-const INTERVAL: usize = 16;
+/// multiple of [`INTERVAL`]: its default for 1000 examples in batches of [`BATCH_SIZE`], 125 steps.
+const STEPS: usize = 51;
+const INTERVAL: usize = 25;
 const BATCH_SIZE: usize = 8;
 
 /// The mean step of a task behind a number of others, with T5-small's shape, sources of 128 and targets of 8 tokens.

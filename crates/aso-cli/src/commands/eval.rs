@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use aso_backbones::{Backbone, GenerationConfig};
-use aso_lora::{AdapterKind, AdapterScope};
-use aso_trainer::config::{DataFormat, MethodName, ModelSettings};
+use aso_lora::AdapterScope;
+use aso_trainer::config::{DataFormat, ModelSettings};
 use aso_trainer::evaluate::Evaluator;
 use aso_trainer::events::{Event, Observer};
 use aso_trainer::files::CONFIG_FILE;
 use aso_trainer::load::{load_adapters, load_model, open_library};
+use aso_trainer::method::Structure;
 use aso_trainer::state::{RunState, adapter_dir};
 use aso_trainer::{RunConfig, Task};
 use burn::tensor::Device;
@@ -118,26 +119,38 @@ fn from_run(run: &Path, args: &EvalArgs) -> anyhow::Result<(RunConfig, Vec<PathB
         .enumerate()
         .map(|(index, task)| adapter_dir(run, index, task))
         .collect();
-    let kind = match config.method.name {
-        MethodName::SeqLora => AdapterKind::Snapshot,
-        _ => AdapterKind::Subspace,
-    };
-    if kind == AdapterKind::Snapshot {
-        adapters = adapters.pop().into_iter().collect();
+    match config.method.name.structure() {
+        Structure::Stack => {}
+        Structure::Single | Structure::Joint => adapters = adapters.pop().into_iter().collect(),
+        Structure::PerTask => bail!(
+            "{}: method `per-task` has an adapter for each task; name one with --adapter",
+            run.display()
+        ),
     }
     Ok((config, adapters))
 }
 
 fn from_arguments(args: &EvalArgs) -> anyhow::Result<RunConfig> {
-    let mut config = RunConfig::parse("", Path::new("./aso-eval"), &args.set)?;
-    if let Some(model) = &args.model {
+    let mut config = config_of(args.model.as_deref(), args.data.as_deref(), &args.set)?;
+    config.data.max_eval = args.max_eval.or(config.data.max_eval);
+    Ok(config)
+}
+
+/// A configuration for a model and data that were given as arguments.
+pub(super) fn config_of(
+    model: Option<&str>,
+    data: Option<&Path>,
+    set: &[String],
+) -> anyhow::Result<RunConfig> {
+    let mut config = RunConfig::parse("", Path::new("./arguments"), set)?;
+    if let Some(model) = model {
         config.model = ModelSettings {
-            path: model.clone(),
+            path: model.to_owned(),
             ..config.model
         };
     }
-    if let Some(data) = &args.data {
-        config.data.path = Some(data.clone());
+    if let Some(data) = data {
+        config.data.path = Some(data.to_owned());
         let benchmark = data.join("instruction_config.json").is_file();
         config.data.format = if benchmark {
             DataFormat::ClBenchmark
@@ -145,6 +158,5 @@ fn from_arguments(args: &EvalArgs) -> anyhow::Result<RunConfig> {
             DataFormat::Jsonl
         };
     }
-    config.data.max_eval = args.max_eval.or(config.data.max_eval);
     Ok(config)
 }

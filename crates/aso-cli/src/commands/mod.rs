@@ -6,3 +6,4 @@ pub(crate) mod eval;
 pub(crate) mod predict;
 pub(crate) mod probe;
 pub(crate) mod run;
+pub(crate) mod similarity;

@@ -20,6 +20,7 @@ use aso_lora::{LoraConfig, TargetModules};
 use serde::{Deserialize, Serialize};
 
 use crate::embedded::EmbeddedModel;
+use crate::method::{MemorySize, Structure};
 
 pub use self::error::{ConfigError, Origin};
 pub use self::example::{ExampleKind, example};
@@ -196,17 +197,42 @@ settings! {
 settings! {
     /// The continual-learning method, section `[method]`: L = CE + lambda1 * w * O + lambda2 * N.
     pub struct MethodSettings {
-        /// "aso-lora" (soft orthogonality), "o-lora" (w = 1), "inc-lora" (no orthogonality) or
-        /// "seq-lora" (one adapter for all tasks).
+        /// One subspace a task: "aso-lora" (soft orthogonality), "o-lora" (w = 1), "inc-lora" (no orthogonality),
+        /// "n-lora" (sparse), "inf-lora" (away from earlier inputs). One adapter for all tasks: "seq-lora", "ewc", "lwf", "replay", "a-gem", "slao". Bounds:
+        /// "per-task" (an adapter for each task alone), "multi-task" (all tasks at once).
         pub name: MethodName = MethodName::AsoLora,
-        /// Weight of the orthogonality penalty O; not used by "inc-lora" and "seq-lora".
+        /// Weight of the orthogonality penalty O ("aso-lora", "o-lora").
         pub lambda1: f64 = 0.5,
-        /// Weight of the norm penalty N, from the second task on.
+        /// Weight of the norm penalty N, from the second task on ("aso-lora", "o-lora", "inc-lora").
         pub lambda2: f64 = 0.0,
         /// O: "abs-sum" (sum of |A_k A_t^T|), "squared-frobenius" (sum of squares) or
         /// "mean-abs-cosine" (mean |cos| between rows; its scale does not grow with tasks, rank or
         /// modules).
         pub penalty: PenaltyKind = PenaltyKind::AbsSum,
+        /// "n-lora": weight of the sum of |B_t A_t|.
+        pub sparsity: f64 = 1e-3,
+        /// "ewc": weight lambda of the importances.
+        pub importance: f64 = 1e3,
+        /// "ewc": what is left of earlier importances at the end of a task, 0 <= gamma <= 1.
+        pub importance_decay: f64 = 1.0,
+        /// "ewc" and "inf-lora": examples of a task that its importances, or its layers' inputs, are estimated
+        /// from.
+        pub probe_examples: usize = 200,
+        /// "inf-lora": share of the energy of earlier tasks' inputs that new subspaces avoid, 0 <= x <= 1.
+        pub memory_threshold: f64 = 0.95,
+        /// "lwf": weight of the distillation.
+        pub distillation: f64 = 1.0,
+        /// "lwf": temperature of the distillation.
+        pub temperature: f64 = 2.0,
+        /// "replay" and "a-gem": examples of every distinct answer of a task that are kept.
+        pub memory_per_class: usize = 10,
+        /// "replay" and "a-gem": share of a task's examples that is kept, 0 <= x <= 1, instead of
+        /// `memory_per_class`.
+        #[sample = "0.02"]
+        pub memory_ratio: Option<f64> = None,
+        /// "replay" and "a-gem": kept examples in each step. Unset: half the batch size.
+        #[sample = "8"]
+        pub replay_examples: Option<usize> = None,
     }
 }
 
@@ -220,8 +246,26 @@ pub enum MethodName {
     OLora,
     /// One subspace a task, no orthogonality.
     IncLora,
+    /// One subspace a task, sparse.
+    NLora,
+    /// One subspace a task, that inputs of earlier tasks do not reach.
+    InfLora,
     /// One adapter, trained on one task after another.
     SeqLora,
+    /// One adapter, whose important entries are held.
+    Ewc,
+    /// One adapter that imitates its predecessor.
+    Lwf,
+    /// One adapter and old examples.
+    Replay,
+    /// One adapter that never steps against the gradient of old examples.
+    AGem,
+    /// One adapter, merged after each task.
+    Slao,
+    /// An adapter for each task alone.
+    PerTask,
+    /// One adapter for all tasks at once.
+    MultiTask,
 }
 
 impl MethodName {
@@ -231,7 +275,57 @@ impl MethodName {
             Self::AsoLora => "aso-lora",
             Self::OLora => "o-lora",
             Self::IncLora => "inc-lora",
+            Self::NLora => "n-lora",
+            Self::InfLora => "inf-lora",
             Self::SeqLora => "seq-lora",
+            Self::Ewc => "ewc",
+            Self::Lwf => "lwf",
+            Self::Replay => "replay",
+            Self::AGem => "a-gem",
+            Self::Slao => "slao",
+            Self::PerTask => "per-task",
+            Self::MultiTask => "multi-task",
+        }
+    }
+
+    /// Every method.
+    pub const ALL: [Self; 13] = [
+        Self::AsoLora,
+        Self::OLora,
+        Self::IncLora,
+        Self::NLora,
+        Self::InfLora,
+        Self::SeqLora,
+        Self::Ewc,
+        Self::Lwf,
+        Self::Replay,
+        Self::AGem,
+        Self::Slao,
+        Self::PerTask,
+        Self::MultiTask,
+    ];
+
+    /// How its adapters hang together.
+    pub fn structure(self) -> Structure {
+        match self {
+            Self::AsoLora | Self::OLora | Self::IncLora | Self::NLora | Self::InfLora => {
+                Structure::Stack
+            }
+            Self::SeqLora | Self::Ewc | Self::Lwf | Self::Replay | Self::AGem | Self::Slao => {
+                Structure::Single
+            }
+            Self::PerTask => Structure::PerTask,
+            Self::MultiTask => Structure::Joint,
+        }
+    }
+}
+
+impl MethodSettings {
+    /// How many examples of a task are kept.
+    pub fn memory_size(&self) -> MemorySize {
+        match self.memory_ratio {
+            Some(ratio) => MemorySize::Ratio(ratio),
+            None => MemorySize::PerClass(self.memory_per_class),
         }
     }
 }

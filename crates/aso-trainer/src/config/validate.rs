@@ -260,6 +260,34 @@ fn stream(config: &RunConfig) -> Result<(), Violation> {
 fn method_and_attribution(config: &RunConfig) -> Result<(), Violation> {
     not_negative("method.lambda1", config.method.lambda1)?;
     not_negative("method.lambda2", config.method.lambda2)?;
+    let method = &config.method;
+    not_negative("method.sparsity", method.sparsity)?;
+    not_negative("method.importance", method.importance)?;
+    not_negative("method.distillation", method.distillation)?;
+    let share = "a number with 0 <= x <= 1";
+    within(
+        "method.importance_decay",
+        method.importance_decay,
+        0.0..=1.0,
+        share,
+    )?;
+    if let Some(ratio) = method.memory_ratio {
+        within("method.memory_ratio", ratio, 0.0..=1.0, share)?;
+    }
+    positive("method.probe_examples", method.probe_examples)?;
+    within(
+        "method.memory_threshold",
+        method.memory_threshold,
+        0.0..=1.0,
+        share,
+    )?;
+    let above = f64::MIN_POSITIVE..f64::INFINITY;
+    within(
+        "method.temperature",
+        method.temperature,
+        above,
+        "a number above 0",
+    )?;
 
     let attribution = &config.attribution;
     positive("attribution.steps", attribution.steps)?;

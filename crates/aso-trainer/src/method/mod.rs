@@ -1,21 +1,62 @@
 //! Continual-learning methods.
 //!
-//! A [`Method`] is called by the trainer at task boundaries and steps and hands back penalties; it never
-//! touches the loop. A new method is one new type here and one arm in [`from_config`].
+//! A [`Method`] is called by the trainer at task boundaries and steps: it may bring examples back, add terms to the loss,
+//! change gradients and what a finished task leaves behind. It never touches the loop. A new method is one new type here
+//! and one arm in [`from_config`].
+//!
+//! | type | name | idea |
+//! |---|---|---|
+//! | [`AsoLora`] | `aso-lora` | orthogonal subspaces, weighted by the dissimilarity of tasks |
+//! | [`OLora`] | `o-lora` | orthogonal subspaces |
+//! | [`IncLora`] | `inc-lora` | one subspace a task |
+//! | [`NLora`] | `n-lora` | sparse updates that collide in few entries |
+//! | [`InfLora`] | `inf-lora` | subspaces that inputs of earlier tasks do not reach |
+//! | [`SeqLora`] | `seq-lora` | nothing is protected |
+//! | [`Ewc`] | `ewc` | changes of important parameters cost |
+//! | [`Lwf`] | `lwf` | the previous model is imitated |
+//! | [`Replay`] | `replay` | old examples come back |
+//! | [`AGem`] | `a-gem` | no step against the gradient of old examples |
+//! | [`Slao`] | `slao` | one adapter, merged after each task |
+//! | [`PerTask`] | `per-task` | bound: an adapter for each task alone |
+//! | [`MultiTask`] | `multi-task` | bound: all tasks at once |
 
+mod agem;
+mod bounds;
+mod ewc;
+mod inf_lora;
+mod lwf;
+mod memory;
+mod replay;
+mod slao;
 mod soft_orthogonality;
+mod sparsity;
+mod state;
 mod subspaces;
 
 use aso_backbones::{Backbone, BackboneError, TokenBatch};
 use aso_data::EncodedExample;
-use aso_lora::AdapterKind;
+use aso_data::random::{choose_sorted, keyed};
+use aso_lora::{AdapterKind, ForwardContext};
+use aso_losses::SequenceCrossEntropy;
 use burn::tensor::Tensor;
 
+pub use agem::AGem;
+pub use bounds::{MultiTask, PerTask};
+pub use ewc::Ewc;
+pub use inf_lora::InfLora;
+pub use lwf::Lwf;
+pub use memory::{Memory, MemorySize};
+pub use replay::Replay;
+pub use slao::Slao;
 pub use soft_orthogonality::AsoLora;
+pub use sparsity::NLora;
+pub use state::MethodState;
 pub use subspaces::{IncLora, OLora, SeqLora};
 
+use crate::TrainerError;
 use crate::codec::TextCodec;
 use crate::config::{MethodName, RunConfig, TaskSettings};
+use crate::optimizer::SubspaceGradients;
 use crate::results::{SimilarityPoint, WeightPoint};
 
 /// One term of the loss besides the cross entropy; the trainer adds `weight * value`.
@@ -23,7 +64,7 @@ use crate::results::{SimilarityPoint, WeightPoint};
 pub struct Penalty {
     /// Name in the log.
     pub name: &'static str,
-    /// Its factor, a constant in the gradient.
+    /// Its factor, a constant in the gradient. A term of weight 0 leaves no trace in the gradients.
     pub weight: f64,
     /// Shape `[1]`, depends on the active subspace only.
     pub value: Tensor<1>,
@@ -42,6 +83,30 @@ pub struct TaskInfo {
     pub settings: TaskSettings,
 }
 
+/// A task at its beginning or end.
+pub struct TaskContext<'a> {
+    /// The task.
+    pub task: &'a TaskInfo,
+    /// Its training examples.
+    pub examples: &'a [&'a EncodedExample],
+    /// Makes batches of examples.
+    pub codec: &'a TextCodec,
+    /// The run's seed.
+    pub seed: u64,
+}
+
+impl<'a> TaskContext<'a> {
+    /// At most `count` of the examples, in their order: a choice that is a function of the seed and the task.
+    pub fn some(&self, count: usize) -> Vec<&'a EncodedExample> {
+        let mut rng = keyed(&[self.seed, SOME, self.task.index as u64]);
+        let chosen = choose_sorted(&mut rng, self.examples.len(), count);
+        chosen.into_iter().map(|at| self.examples[at]).collect()
+    }
+}
+
+/// Keeps the choices of [`TaskContext::some`] apart from others with the same seed.
+const SOME: u64 = 0x736f_6d65;
+
 /// One optimizer step, before its forward pass.
 pub struct StepInfo<'a, M> {
     /// The model.
@@ -56,6 +121,8 @@ pub struct StepInfo<'a, M> {
     pub micro_batch: usize,
     /// Makes batches of examples.
     pub codec: &'a TextCodec,
+    /// The run's seed.
+    pub seed: u64,
 }
 
 impl<M> StepInfo<'_, M> {
@@ -78,10 +145,33 @@ pub struct Observation {
     pub similarity: Vec<SimilarityPoint>,
 }
 
+/// How the adapters of a method hang together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Structure {
+    /// Each task adds a subspace to those of the tasks before it.
+    Stack,
+    /// One adapter is trained on, task after task.
+    Single,
+    /// Each task has an adapter of its own and is evaluated with it.
+    PerTask,
+    /// One adapter is trained once, on the examples of all tasks.
+    Joint,
+}
+
+impl Structure {
+    /// What one saved adapter is.
+    pub fn adapter_kind(self) -> AdapterKind {
+        match self {
+            Self::Stack => AdapterKind::Subspace,
+            Self::Single | Self::PerTask | Self::Joint => AdapterKind::Snapshot,
+        }
+    }
+}
+
 /// A continual-learning method: what is added to the loss, and what happens at task boundaries.
 ///
-/// Every hook has a default that does nothing. State that must survive a restart within a task goes
-/// through [`state`](Self::state) and [`restore`](Self::restore).
+/// Every hook has a default that does nothing. What must survive a restart goes through [`state`](Self::state) and
+/// [`restore`](Self::restore); what [`start_task`](Self::start_task) can compute again need not.
 pub trait Method<M: Backbone> {
     /// The name in logs and results.
     fn name(&self) -> &str;
@@ -94,9 +184,9 @@ pub trait Method<M: Backbone> {
         Ok(())
     }
 
-    /// Whether each task adds a subspace, or one adapter is trained on.
-    fn adapter_kind(&self) -> AdapterKind {
-        AdapterKind::Subspace
+    /// How its adapters hang together.
+    fn structure(&self) -> Structure {
+        Structure::Stack
     }
 
     /// Whether LoRA dropout also applies to the frozen subspaces' input, as released.
@@ -104,18 +194,44 @@ pub trait Method<M: Backbone> {
         false
     }
 
-    /// Called before a task's first step, and not again when the task is resumed.
-    fn start_task(&mut self, _task: &TaskInfo) {}
+    /// Called before a task's first step, with the adapter that training starts from on the model. Called again when a
+    /// run resumes within the task, before the saved adapter and the method's state are put back.
+    ///
+    /// # Errors
+    /// Whatever stops the run.
+    fn start_task(
+        &mut self,
+        _model: &mut M,
+        _context: &TaskContext<'_>,
+    ) -> Result<(), TrainerError> {
+        Ok(())
+    }
 
     /// Called before every step's forward pass.
     ///
     /// # Errors
     /// What measuring the model may raise.
-    fn start_step(
-        &mut self,
-        _step: &StepInfo<'_, M>,
-    ) -> Result<Option<Observation>, BackboneError> {
+    fn start_step(&mut self, _step: &StepInfo<'_, M>) -> Result<Option<Observation>, TrainerError> {
         Ok(None)
+    }
+
+    /// Examples of earlier tasks that the step learns from besides its own.
+    fn rehearsal(&self, _step: &StepInfo<'_, M>) -> Vec<&EncodedExample> {
+        Vec::new()
+    }
+
+    /// A term of the loss of one forward pass, summed over its target tokens; the trainer divides it by the number of
+    /// target tokens of the whole step, as the cross entropy.
+    ///
+    /// # Shapes
+    /// - logits: `[rows, positions, vocabulary]`; labels: `[rows, positions]`, -100 where nothing is to be predicted
+    fn batch_term(
+        &self,
+        _batch: &TokenBatch,
+        _logits: &Tensor<3>,
+        _labels: &[i64],
+    ) -> Option<Penalty> {
+        None
     }
 
     /// The terms of the loss for the model as it is; once per optimizer step.
@@ -123,30 +239,82 @@ pub trait Method<M: Backbone> {
         Vec::new()
     }
 
-    /// Called after a task's last step, before its subspace is frozen.
-    fn end_task(&mut self, _model: &M, _task: &TaskInfo) {}
+    /// Called with the gradient of the whole loss, before it is clipped.
+    ///
+    /// # Errors
+    /// Whatever stops the run.
+    fn adjust(
+        &mut self,
+        _step: &StepInfo<'_, M>,
+        _gradients: &mut SubspaceGradients,
+    ) -> Result<(), TrainerError> {
+        Ok(())
+    }
 
-    /// What a checkpoint within a task must hold.
-    fn state(&self) -> serde_json::Value {
-        serde_json::Value::Null
+    /// Called after a task's last step, before its adapter is saved.
+    ///
+    /// # Errors
+    /// Whatever stops the run.
+    fn end_task(&mut self, _model: &mut M, _context: &TaskContext<'_>) -> Result<(), TrainerError> {
+        Ok(())
+    }
+
+    /// What must survive a restart, within a task or between two.
+    fn state(&self) -> MethodState {
+        MethodState::default()
     }
 
     /// Restores what [`state`](Self::state) gave.
     ///
     /// # Errors
-    /// If the value is of another form.
-    fn restore(&mut self, _state: serde_json::Value) -> Result<(), serde_json::Error> {
+    /// If the state is of another form.
+    fn restore(&mut self, _state: MethodState) -> Result<(), serde_json::Error> {
         Ok(())
     }
 }
 
+/// The gradient of the mean cross entropy of a batch, without dropout: what EWC and A-GEM look at.
+pub(crate) fn plain_gradient<M: Backbone>(
+    model: &M,
+    codec: &TextCodec,
+    examples: &[&EncodedExample],
+) -> Result<SubspaceGradients, BackboneError> {
+    let batch = codec.batch(examples)?;
+    let (logits, labels) = model.answer_logits(&batch, &ForwardContext::training(None));
+    let loss = SequenceCrossEntropy::default().forward(logits, &labels);
+    let mut gradients = SubspaceGradients::collect(model, &mut loss.sum.backward());
+    gradients.scale(1.0 / loss.tokens.max(1) as f64);
+    Ok(gradients)
+}
+
 /// The method that a configuration names.
-pub fn from_config<M: Backbone>(config: &RunConfig) -> Box<dyn Method<M>> {
-    let penalty = config.method.penalty.into();
-    match config.method.name {
+pub fn from_config<M: Backbone + 'static>(config: &RunConfig) -> Box<dyn Method<M>> {
+    let settings = &config.method;
+    let penalty = settings.penalty.into();
+    let memory = || Memory::new(settings.memory_size());
+    let replayed = settings
+        .replay_examples
+        .unwrap_or(config.train.batch_size.div_ceil(2));
+    match settings.name {
         MethodName::AsoLora => Box::new(AsoLora::new(penalty, &config.attribution)),
         MethodName::OLora => Box::new(OLora::new(penalty)),
         MethodName::IncLora => Box::new(IncLora),
+        MethodName::NLora => Box::new(NLora::new(settings.sparsity)),
+        MethodName::InfLora => Box::new(InfLora::new(
+            settings.memory_threshold,
+            settings.probe_examples,
+        )),
         MethodName::SeqLora => Box::new(SeqLora),
+        MethodName::Ewc => Box::new(Ewc::new(
+            settings.importance,
+            settings.importance_decay,
+            settings.probe_examples,
+        )),
+        MethodName::Lwf => Box::new(Lwf::<M>::new(settings.distillation, settings.temperature)),
+        MethodName::Replay => Box::new(Replay::new(memory(), replayed)),
+        MethodName::AGem => Box::new(AGem::new(memory(), replayed)),
+        MethodName::Slao => Box::new(Slao::default()),
+        MethodName::PerTask => Box::new(PerTask),
+        MethodName::MultiTask => Box::new(MultiTask),
     }
 }

@@ -7,7 +7,8 @@ use aso_losses::{OrthogonalityPenalty, SoftWeight};
 use serde::{Deserialize, Serialize};
 
 use super::subspaces::{norm, orthogonality};
-use super::{Method, Observation, Penalty, StepInfo, TaskInfo};
+use super::{Method, MethodState, Observation, Penalty, StepInfo, TaskContext, TaskInfo};
+use crate::TrainerError;
 use crate::config::{AttributionPreset, AttributionSettings, MethodName, TapStack};
 use crate::results::{SimilarityPoint, WeightPoint};
 
@@ -212,11 +213,16 @@ impl<M: Backbone> Method<M> for AsoLora {
         self.is_reference()
     }
 
-    fn start_task(&mut self, _task: &TaskInfo) {
+    fn start_task(
+        &mut self,
+        _model: &mut M,
+        _context: &TaskContext<'_>,
+    ) -> Result<(), TrainerError> {
         self.weight = Weight::One(1.0);
+        Ok(())
     }
 
-    fn start_step(&mut self, step: &StepInfo<'_, M>) -> Result<Option<Observation>, BackboneError> {
+    fn start_step(&mut self, step: &StepInfo<'_, M>) -> Result<Option<Observation>, TrainerError> {
         if self.is_reference() {
             self.weight = Weight::One(1.0);
         }
@@ -248,12 +254,14 @@ impl<M: Backbone> Method<M> for AsoLora {
         isolation.into_iter().chain(norm(model, task)).collect()
     }
 
-    fn state(&self) -> serde_json::Value {
-        serde_json::json!(self.weight)
+    fn state(&self) -> MethodState {
+        MethodState::of_values(serde_json::json!(self.weight))
     }
 
-    fn restore(&mut self, state: serde_json::Value) -> Result<(), serde_json::Error> {
-        self.weight = serde_json::from_value(state)?;
+    fn restore(&mut self, state: MethodState) -> Result<(), serde_json::Error> {
+        if !state.values.is_null() {
+            self.weight = serde_json::from_value(state.values)?;
+        }
         Ok(())
     }
 }

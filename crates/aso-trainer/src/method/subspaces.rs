@@ -1,11 +1,11 @@
 //! Methods without a soft weight, and the penalties that the methods share.
 
 use aso_backbones::Backbone;
-use aso_lora::{AdapterHost, AdapterKind, LoraLinear};
+use aso_lora::{AdapterHost, LoraLinear};
 use aso_losses::{Orthogonality, OrthogonalityPenalty, SubspacePair, norm_penalty};
 use burn::tensor::Tensor;
 
-use super::{Method, Penalty, TaskInfo};
+use super::{Method, Penalty, Structure, TaskInfo};
 use crate::config::{MethodName, PenaltyKind};
 
 impl From<PenaltyKind> for OrthogonalityPenalty {
@@ -27,8 +27,8 @@ impl<M: Backbone> Method<M> for SeqLora {
         MethodName::SeqLora.as_str()
     }
 
-    fn adapter_kind(&self) -> AdapterKind {
-        AdapterKind::Snapshot
+    fn structure(&self) -> Structure {
+        MethodName::SeqLora.structure()
     }
 }
 

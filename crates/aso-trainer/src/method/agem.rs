@@ -1,0 +1,110 @@
+//! Averaged gradient episodic memory.
+
+use aso_backbones::Backbone;
+
+use super::{Memory, Method, MethodState, StepInfo, Structure, TaskContext, plain_gradient};
+use crate::TrainerError;
+use crate::config::MethodName;
+use crate::optimizer::SubspaceGradients;
+
+/// One adapter whose steps never go against the gradient of kept examples (A-GEM, Chaudhry et al. 2019):
+///
+/// `g <- g - (g . g_ref / g_ref . g_ref) g_ref` where `g . g_ref < 0`,
+///
+/// g over all entries of A and B, g_ref that of the cross entropy of kept examples, drawn anew for every step.
+#[derive(Debug, Clone)]
+pub struct AGem {
+    memory: Memory,
+    examples: usize,
+}
+
+impl AGem {
+    /// Kept examples that g_ref is computed from.
+    pub fn new(memory: Memory, examples: usize) -> Self {
+        Self { memory, examples }
+    }
+}
+
+impl<M: Backbone> Method<M> for AGem {
+    fn name(&self) -> &str {
+        MethodName::AGem.as_str()
+    }
+
+    fn structure(&self) -> Structure {
+        MethodName::AGem.structure()
+    }
+
+    fn adjust(
+        &mut self,
+        step: &StepInfo<'_, M>,
+        gradients: &mut SubspaceGradients,
+    ) -> Result<(), TrainerError> {
+        let (task, number) = (step.task.index, step.step);
+        let drawn = self.memory.draw(self.examples, step.seed, task, number);
+        if drawn.is_empty() {
+            return Ok(());
+        }
+        let examples: Vec<_> = drawn.iter().collect();
+        let reference = plain_gradient(step.model, step.codec, &examples)?;
+        project(gradients, reference);
+        Ok(())
+    }
+
+    fn end_task(&mut self, _model: &mut M, context: &TaskContext<'_>) -> Result<(), TrainerError> {
+        let task = context.task.index;
+        self.memory.keep(context.examples, context.seed, task);
+        Ok(())
+    }
+
+    fn state(&self) -> MethodState {
+        self.memory.state()
+    }
+
+    fn restore(&mut self, state: MethodState) -> Result<(), serde_json::Error> {
+        self.memory.restore(state)
+    }
+}
+
+/// Takes out of `gradients` what goes against `reference`.
+fn project(gradients: &mut SubspaceGradients, mut reference: SubspaceGradients) {
+    let against = gradients.dot(&reference);
+    let length = reference.dot(&reference);
+    if against < 0.0 && length > 0.0 {
+        reference.scale(-against / length);
+        gradients.add(reference);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor};
+
+    use super::*;
+
+    fn gradients(values: [f32; 2]) -> SubspaceGradients {
+        let tensor = Tensor::<2>::from_floats([values], &Device::flex());
+        SubspaceGradients::from_iter([("layer.lora_A".to_owned(), tensor)])
+    }
+
+    fn values(gradients: &SubspaceGradients) -> Vec<f32> {
+        let tensor = gradients.get("layer.lora_A").unwrap().clone();
+        tensor.into_data().iter::<f32>().collect()
+    }
+
+    #[test]
+    fn a_gradient_against_the_reference_becomes_orthogonal() {
+        let mut found = gradients([1.0, 3.0]);
+        project(&mut found, gradients([-2.0, 0.0]));
+        assert_eq!(values(&found), [0.0, 3.0]);
+        assert_eq!(found.dot(&gradients([-2.0, 0.0])), 0.0);
+    }
+
+    #[test]
+    fn a_gradient_along_the_reference_stays() {
+        for reference in [[2.0, 1.0], [0.0, 0.0]] {
+            let mut found = gradients([1.0, 3.0]);
+            project(&mut found, gradients(reference));
+            assert_eq!(values(&found), [1.0, 3.0]);
+        }
+    }
+}

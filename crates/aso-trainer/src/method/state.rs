@@ -1,0 +1,76 @@
+//! What a method keeps, and how it is stored.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Tensor, TensorData};
+use safetensors::SafeTensorError;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::Value;
+
+/// State of a method: values, and matrices by name.
+#[derive(Debug, Clone, Default)]
+pub struct MethodState {
+    /// Everything small.
+    pub values: Value,
+    /// Matrices, such as importances or merged weights.
+    pub tensors: BTreeMap<String, Tensor<2>>,
+}
+
+impl MethodState {
+    /// A state of values alone.
+    pub fn of_values(values: Value) -> Self {
+        Self {
+            values,
+            ..Self::default()
+        }
+    }
+
+    /// Whether there is nothing to keep.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_null() && self.tensors.is_empty()
+    }
+
+    /// The matrices as a safetensors file.
+    pub(crate) fn tensor_bytes(&self) -> Result<Vec<u8>, SafeTensorError> {
+        let stored: Vec<(&str, [usize; 2], Vec<u8>)> = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| {
+                let data = tensor.clone().without_autodiff().into_data();
+                let bytes = data.iter::<f32>().flat_map(f32::to_le_bytes).collect();
+                (name.as_str(), tensor.dims(), bytes)
+            })
+            .collect();
+        let views = stored.iter().map(|(name, shape, bytes)| {
+            Ok((*name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?))
+        });
+        let views = views.collect::<Result<Vec<_>, SafeTensorError>>()?;
+        safetensors::serialize(views, None)
+    }
+
+    /// Reads what [`tensor_bytes`](Self::tensor_bytes) gave; matrices of another form are an error.
+    pub(crate) fn read_tensors(
+        bytes: &[u8],
+        device: &burn::tensor::Device,
+    ) -> Result<BTreeMap<String, Tensor<2>>, SafeTensorError> {
+        let file = SafeTensors::deserialize(bytes)?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.tensors() {
+            let (&[rows, columns], Dtype::F32) = (view.shape(), view.dtype()) else {
+                let (shape, length) = (view.shape().to_vec(), view.data().len());
+                return Err(SafeTensorError::InvalidTensorView(
+                    view.dtype(),
+                    shape,
+                    length,
+                ));
+            };
+            let values = view.data().chunks_exact(4);
+            let values: Vec<f32> = values
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
+            let data = TensorData::new(values, [rows, columns]);
+            tensors.insert(name, Tensor::from_data(data, device));
+        }
+        Ok(tensors)
+    }
+}

@@ -1,0 +1,96 @@
+//! The answers behind the scores, for comparisons example by example.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::{FilesError, atomic_write};
+use crate::state::numbered;
+
+/// Folder of the answers in a run directory.
+pub const PREDICTIONS: &str = "predictions";
+
+/// One answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// What the model said.
+    pub answer: String,
+    /// What it should have said.
+    pub expected: String,
+    /// 1 if it is right, 0 if it is wrong, or something in between where the task's metric knows more.
+    pub score: f64,
+}
+
+/// The file with the answers to task `task` after task `after` (both as 0-based position and name), or of the untouched
+/// backbone.
+pub fn predictions_file(run: &Path, after: Option<(usize, &str)>, task: (usize, &str)) -> PathBuf {
+    let after = after.map_or("zero-shot".to_owned(), |(index, name)| {
+        numbered(index, name)
+    });
+    let (index, name) = task;
+    let name = format!("{}.jsonl", numbered(index, name));
+    run.join(PREDICTIONS).join(after).join(name)
+}
+
+/// Writes answers, one JSON object a line, whole or not at all.
+///
+/// # Errors
+/// [`FilesError`] names the file.
+pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<(), FilesError> {
+    let mut text = Vec::new();
+    for prediction in predictions {
+        serde_json::to_writer(&mut text, prediction).map_err(|source| FilesError::Json {
+            path: path.to_owned(),
+            source,
+        })?;
+        text.push(b'\n');
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|source| FilesError::Io {
+            path: folder.to_owned(),
+            source,
+        })?;
+    }
+    atomic_write(path, &text)
+}
+
+/// Reads what [`write_predictions`] wrote.
+///
+/// # Errors
+/// [`FilesError`] names the file.
+pub fn read_predictions(path: &Path) -> Result<Vec<Prediction>, FilesError> {
+    let text = std::fs::read_to_string(path).map_err(|source| FilesError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    let parse = |line| {
+        serde_json::from_str(line).map_err(|source| FilesError::Json {
+            path: path.to_owned(),
+            source,
+        })
+    };
+    text.lines().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = predictions_file(dir.path(), Some((1, "b/c")), (0, "a"));
+        assert!(path.ends_with("predictions/01-b_c/00-a.jsonl"));
+        let predictions = [Prediction {
+            answer: "two\nlines".to_owned(),
+            expected: "\"one\"".to_owned(),
+            score: 0.25,
+        }];
+        write_predictions(&path, &predictions).unwrap();
+        assert_eq!(read_predictions(&path).unwrap(), predictions);
+        let zero_shot = predictions_file(dir.path(), None, (0, "a"));
+        assert!(zero_shot.ends_with("predictions/zero-shot/00-a.jsonl"));
+        let error = read_predictions(&zero_shot).unwrap_err().to_string();
+        assert!(error.contains("zero-shot"), "{error}");
+    }
+}

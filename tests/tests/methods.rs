@@ -1,0 +1,160 @@
+//! The methods beside each other: what equals what bit for bit, and that each goes on where it was stopped.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aso_trainer::config::{ExampleKind, MethodName};
+use aso_trainer::events::{Event, Observer, Silent};
+use aso_trainer::results::Timings;
+use aso_trainer::{Outcome, Run, RunConfig, RunResults};
+use burn::tensor::Device;
+use common::files;
+use tempfile::tempdir;
+
+/// Three tasks of the built-in suite, four steps each, in batches of eight with accumulation.
+fn config(method: MethodName, change: impl FnOnce(&mut RunConfig)) -> RunConfig {
+    let mut config = ExampleKind::Demo.config();
+    let tasks: Vec<String> = config.tasks().unwrap().into_iter().take(3).collect();
+    config.stream.tasks = Some(tasks);
+    config.stream.overrides.clear();
+    config.data.max_train = Some(32);
+    config.data.max_eval = Some(8);
+    config.eval.max_new_tokens = 4;
+    config.train.batch_size = 8;
+    config.train.micro_batch = Some(4);
+    config.train.epochs = Some(1);
+    config.train.steps = None;
+    config.method.name = method;
+    config.method.lambda2 = 0.0;
+    config.method.probe_examples = 8;
+    config.method.memory_per_class = 2;
+    change(&mut config);
+    config
+}
+
+/// Sets the stop flag before a step.
+struct StopAt<'a> {
+    task: usize,
+    step: usize,
+    tasks: usize,
+    stop: &'a AtomicBool,
+}
+
+impl Observer for StopAt<'_> {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::TaskStarted { .. } => self.tasks += 1,
+            Event::Step { step, .. } if (self.tasks, step) == (self.task + 1, self.step) => {
+                self.stop.store(true, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Files with their bytes.
+type Files = Vec<(String, Vec<u8>)>;
+
+/// The adapters and the results without times.
+type Left = (Files, RunResults);
+
+fn left(dir: &Path, mut results: RunResults) -> Left {
+    results.timings = Timings::default();
+    results.method = String::new();
+    let mut adapters = files(&dir.join("adapters"));
+    // The sidecar names the kind of the adapter.
+    adapters.retain(|(name, _)| name.ends_with(".safetensors"));
+    assert!(!adapters.is_empty());
+    (adapters, results)
+}
+
+fn finish(config: &RunConfig, dir: &Path, resume: bool) -> Left {
+    let run = Run::open(config.clone(), dir, resume).unwrap();
+    let never = AtomicBool::new(false);
+    let (outcome, results) = run.execute(&Device::flex(), &mut Silent, &never).unwrap();
+    assert_eq!(outcome, Outcome::Finished);
+    left(dir, results)
+}
+
+fn learn(method: MethodName, change: impl FnOnce(&mut RunConfig)) -> Left {
+    let dir = tempdir().unwrap();
+    finish(&config(method, change), &dir.path().join("run"), false)
+}
+
+#[test]
+fn terms_of_weight_zero_leave_no_trace() {
+    let seq = learn(MethodName::SeqLora, |_| {});
+    let ewc = learn(MethodName::Ewc, |c| c.method.importance = 0.0);
+    let lwf = learn(MethodName::Lwf, |c| c.method.distillation = 0.0);
+    let replay = learn(MethodName::Replay, |c| c.method.memory_per_class = 0);
+    let a_gem = learn(MethodName::AGem, |c| c.method.memory_per_class = 0);
+    for (name, found) in [
+        ("ewc", ewc),
+        ("lwf", lwf),
+        ("replay", replay),
+        ("a-gem", a_gem),
+    ] {
+        assert!(found == seq, "{name} differs from seq-lora");
+    }
+    let inc = learn(MethodName::IncLora, |_| {});
+    assert!(inc.0 != seq.0);
+    let o_lora = learn(MethodName::OLora, |c| c.method.lambda1 = 0.0);
+    let n_lora = learn(MethodName::NLora, |c| c.method.sparsity = 0.0);
+    for (name, found) in [("o-lora", o_lora), ("n-lora", n_lora)] {
+        assert!(found == inc, "{name} differs from inc-lora");
+    }
+}
+
+#[test]
+fn every_method_leaves_a_trace_of_its_own() {
+    let mut seen: Vec<(MethodName, Files)> = Vec::new();
+    for method in MethodName::ALL {
+        let (adapters, results) = learn(method, |_| {});
+        for (other, same) in &seen {
+            assert!(*same != adapters, "{method} and {other} are the same");
+        }
+        let last = results.accuracy.last().unwrap();
+        assert!(last.iter().all(Option::is_some), "{method}: {last:?}");
+        match method {
+            MethodName::PerTask => assert_eq!(results.forgetting, Some(0.0)),
+            MethodName::MultiTask => assert_eq!(results.forgetting, None),
+            _ => assert!(results.forgetting.is_some()),
+        }
+        seen.push((method, adapters));
+    }
+}
+
+#[test]
+fn every_method_goes_on_where_it_was_stopped() {
+    for method in MethodName::ALL {
+        let config = config(method, |_| {});
+        let dir = tempdir().unwrap();
+        let whole = finish(&config, &dir.path().join("whole"), false);
+        let stops = match method {
+            MethodName::MultiTask => vec![(0, 5)],
+            // Within the second task; at the end of one, where only what is kept from task to task is left.
+            _ => vec![(1, 1), (1, 3)],
+        };
+        for (task, step) in stops {
+            let run = dir.path().join(format!("{task}-{step}"));
+            let stop = AtomicBool::new(false);
+            let mut observer = StopAt {
+                task,
+                step,
+                tasks: 0,
+                stop: &stop,
+            };
+            let opened = Run::open(config.clone(), &run, false).unwrap();
+            let (outcome, _) = opened
+                .execute(&Device::flex(), &mut observer, &stop)
+                .unwrap();
+            assert_eq!(outcome, Outcome::Stopped, "{method}");
+            let resumed = finish(&config, &run, true);
+            assert!(resumed == whole, "{method}, stopped at step {task}.{step}");
+        }
+    }
+}
