@@ -352,6 +352,8 @@ fn help_lists_commands_and_examples() {
     for part in [
         "demo",
         "run",
+        "sweep",
+        "tune",
         "eval",
         "predict",
         "probe",
@@ -361,7 +363,9 @@ fn help_lists_commands_and_examples() {
     ] {
         assert!(help.contains(part), "{part}");
     }
-    for command in ["demo", "run", "eval", "predict", "probe", "config"] {
+    for command in [
+        "demo", "run", "sweep", "tune", "eval", "predict", "probe", "config",
+    ] {
         assert!(succeed(&[command, "--help"]).contains("Usage"), "{command}");
     }
 }

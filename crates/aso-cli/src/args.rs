@@ -34,6 +34,8 @@ Examples:
       Goes on after any interruption.
   aso run --continue runs/order1 --tasks SST-2,RTE
       Teaches a finished run more tasks.
+  aso sweep sweep.toml --out runs/sweep --jobs 2
+      Methods x orders x seeds; runs what is missing, and prints means over seeds.
   aso predict --model t5 --adapter runs/order1/adapters/00-dbpedia --input in.jsonl --output out.jsonl
 
 Exit status: 0 done; 2 bad usage, bad input or a failed run; 130 interrupted, with everything
@@ -73,6 +75,10 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Train a stream of tasks and evaluate after each
     Run(RunArgs),
+    /// Run methods x orders x seeds, whatever of them is missing
+    Sweep(SweepArgs),
+    /// Choose settings on dev, and write a sweep file with them
+    Tune(TuneArgs),
     /// Evaluate a model with adapters on tasks
     Eval(EvalArgs),
     /// Answer the inputs of a JSONL file
@@ -150,6 +156,65 @@ pub(crate) struct RunArgs {
         requires = "extend"
     )]
     pub(crate) tasks: Vec<String>,
+    /// Print the results as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Stop, as after SIGINT, when standard input ends; so a sweep that dies takes its runs along
+    #[arg(long, hide = true)]
+    pub(crate) stop_at_eof: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+DIR holds a run directory ORDER/LABEL/seed-N for each run, sweep.json with the metrics, and what the runs
+logged in logs/. A run that failed does not stop the others; the exit status is then 2.
+
+Examples:
+  aso config --example sweep > sweep.toml
+  aso sweep sweep.toml --out runs/sweep --dry-run
+  aso sweep sweep.toml --out runs/sweep --jobs 2")]
+pub(crate) struct SweepArgs {
+    /// The sweep file (TOML); docs/sweeps.md describes it
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) jobs: JobArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Every candidate of a method's grid runs with data.eval_split = \"dev\". The highest mean AP over orders and
+seeds wins, the first of several. DIR holds tune.json with every score and chosen.toml, which aso sweep reads.
+
+Examples:
+  aso tune sweep.toml --out runs/tune --chosen chosen.toml
+  aso sweep chosen.toml --out runs/sweep")]
+pub(crate) struct TuneArgs {
+    /// The sweep file (TOML) with a grid for each method to tune; docs/sweeps.md describes it
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Where to write the sweep file with the choice [default: DIR/chosen.toml]
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) chosen: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) jobs: JobArgs,
+}
+
+/// How the runs of a sweep are run.
+#[derive(Debug, Args)]
+pub(crate) struct JobArgs {
+    /// The directory of all runs [default: runs/NAME for NAME.toml, runs/NAME-tune for aso tune]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Runs at the same time, each a process with its share of the threads
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) jobs: usize,
+    /// List the runs and what is there of them, and run nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Overrides one key of every run's configuration, e.g. data.path=/data
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
     /// Print the results as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -413,4 +478,6 @@ pub(crate) enum ExampleArg {
     Demo,
     /// The CL benchmark
     ClBenchmark,
+    /// A sweep over the built-in tasks, for aso sweep and aso tune
+    Sweep,
 }

@@ -8,6 +8,7 @@
 mod args;
 mod commands;
 mod device;
+mod jobs;
 mod output;
 mod progress;
 
@@ -47,6 +48,8 @@ fn run(cli: Cli, terminal: Terminal) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => commands::demo::run(&args, &open_device()?, terminal),
         Command::Run(args) => commands::run::run(args, open_device, terminal),
+        Command::Sweep(args) => commands::sweep::run(&args, &cli.global, &terminal),
+        Command::Tune(args) => commands::tune::run(&args, &cli.global, &terminal),
         Command::Eval(args) => commands::eval::run(&args, &open_device()?, terminal),
         Command::Predict(args) => commands::predict::run(&args, &open_device()?, terminal),
         Command::Probe(args) => commands::probe::run(&args, &open_device()?, &terminal),

@@ -1,6 +1,7 @@
 //! Results as tables and JSON on stdout.
 
 use aso_trainer::RunResults;
+use aso_trainer::sweep::{Spread, SweepResults, TuneResults};
 use comfy_table::{CellAlignment, Table, presets};
 
 /// Prints a value as JSON.
@@ -150,6 +151,84 @@ fn soft_weights(results: &RunResults) -> Option<String> {
         "{}: how similar each task looked to the past (mean over its measurements)\n{table}",
         results.method
     ))
+}
+
+/// Means over seeds, a table for each order.
+pub(crate) fn sweep(results: &SweepResults) -> String {
+    let names = ["method", "runs", "AP", "BWT", "forgetting", "FWT", "LA"];
+    let tables = results.orders.iter().map(|(order, tasks)| {
+        let mut table = table(names.map(str::to_owned).to_vec());
+        for group in results.summary.iter().filter(|group| group.order == *order) {
+            let values = [
+                group.ap,
+                group.bwt,
+                group.forgetting,
+                group.fwt,
+                group.learning_accuracy,
+            ];
+            let runs = match group.finished == group.planned {
+                true => group.planned.to_string(),
+                false => format!("{} of {}", group.finished, group.planned),
+            };
+            table.add_row(
+                [group.label.clone(), runs]
+                    .into_iter()
+                    .chain(values.map(spread)),
+            );
+        }
+        format!("{order}: {}\n{table}", tasks.join(" > "))
+    });
+    tables.collect::<Vec<_>>().join("\n\n")
+}
+
+/// The runs of a sweep and what is there of them.
+pub(crate) fn planned(results: &SweepResults) -> String {
+    let orders = results.orders.iter();
+    let orders = orders.map(|(order, tasks)| format!("{order}: {}", tasks.join(" > ")));
+    let mut table = table(["run", "method", "status"].map(str::to_owned).to_vec());
+    for run in &results.runs {
+        table.add_row([&run.directory, &run.method, run.status.as_str()]);
+    }
+    format!("{}\n{table}", orders.collect::<Vec<_>>().join("\n"))
+}
+
+/// The candidates of each method with their scores on dev.
+pub(crate) fn tuning(results: &TuneResults) -> String {
+    let tables = results.choices.iter().map(|choice| {
+        let names = ["candidate", "runs", "AP on dev", ""];
+        let mut table = table(names.map(str::to_owned).to_vec());
+        for (at, candidate) in choice.candidates.iter().enumerate() {
+            let chosen = choice.chosen == Some(at + 1);
+            let runs = match (candidate.finished == candidate.runs, candidate.failed) {
+                (true, _) => candidate.runs.to_string(),
+                (false, 0) => format!("{} of {}", candidate.finished, candidate.runs),
+                (false, failed) => format!("{failed} of {} failed", candidate.runs),
+            };
+            table.add_row([
+                candidate.set.to_string().trim().replace('\n', ", "),
+                runs,
+                score(candidate.score),
+                if chosen { "chosen" } else { "" }.to_owned(),
+            ]);
+        }
+        let (label, count) = (&choice.label, choice.configurations);
+        format!(
+            "{label}: {count} configurations, {} runs\n{table}",
+            choice.runs
+        )
+    });
+    tables.collect::<Vec<_>>().join("\n\n")
+}
+
+/// `mean ± sd`.
+fn spread(value: Option<Spread>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(Spread { mean, sd: None, .. }) => format!("{mean:.2}"),
+        Some(Spread {
+            mean, sd: Some(sd), ..
+        }) => format!("{mean:.2} ± {sd:.2}"),
+    }
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {

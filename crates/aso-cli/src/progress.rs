@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aso_trainer::events::{Event, Observer, Progress as Download};
@@ -48,6 +48,17 @@ impl Terminal {
         // Only a second call could fail.
         let _ = format.try_init();
         terminal
+    }
+
+    /// A bar for `length` things of which `done` are behind us; hidden where there is no terminal.
+    pub(crate) fn bar(&self, length: usize, done: usize) -> ProgressBar {
+        let bar = self.bars.add(ProgressBar::new(length as u64));
+        if let Ok(style) = ProgressStyle::with_template(RUNS) {
+            bar.set_style(style);
+        }
+        bar.set_position(done as u64);
+        bar.reset_eta();
+        bar
     }
 
     /// An observer of a run. A line is logged every `log_every` steps when there is no terminal.
@@ -100,6 +111,21 @@ pub(crate) fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
+/// Sets the flag of [`stop_flag`] when standard input ends.
+pub(crate) fn stop_at_eof(stop: &Arc<AtomicBool>) -> io::Result<()> {
+    let stop = stop.clone();
+    let watch = move || {
+        // Whatever is read says nothing; an unreadable input has ended too.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        stop.store(true, Ordering::Relaxed);
+    };
+    // The thread ends with the process.
+    std::thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(watch)?;
+    Ok(())
+}
+
 /// Draws or logs the events of a run.
 pub(crate) struct Progress {
     terminal: Terminal,
@@ -111,6 +137,7 @@ pub(crate) struct Progress {
 }
 
 const COUNTS: &str = "{msg:32!} {bar:30} {pos}/{len} {elapsed_precise} left {eta_precise} {prefix}";
+const RUNS: &str = "{bar:30} {pos}/{len} {elapsed_precise} {wide_msg}";
 const BYTES: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
 
 impl Progress {

@@ -245,6 +245,31 @@ pub fn prepare_run_dir(dir: &Path, resume: bool) -> Result<RunDir, FilesError> {
     })
 }
 
+/// Whether a run was started in `dir`, which must exist; refused as by [`prepare_run_dir`], but nothing is
+/// locked or written.
+///
+/// # Errors
+/// [`FilesError::NotEmpty`], [`FilesError::NotARun`] or [`FilesError::Io`].
+pub fn check_run_dir(dir: &Path, resume: bool) -> Result<bool, FilesError> {
+    check_content(dir, resume)?;
+    Ok(dir.join(CONFIG_FILE).exists())
+}
+
+/// Whether another process, or another lock of this one, works in `dir`.
+///
+/// # Errors
+/// [`FilesError::Io`].
+pub fn in_use(dir: &Path) -> Result<bool, FilesError> {
+    if !dir.join(LOCK_FILE).exists() {
+        return Ok(false);
+    }
+    match RunLock::acquire(dir) {
+        Ok(_) => Ok(false),
+        Err(FilesError::InUse { .. }) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 fn check_content(dir: &Path, resume: bool) -> Result<(), FilesError> {
     let path = || dir.to_owned();
     let used = entries(dir)?

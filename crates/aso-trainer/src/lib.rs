@@ -23,6 +23,7 @@
 //! | [`predictions`] | the answers behind the scores |
 //! | [`similarity`] | how alike tasks are after training |
 //! | [`state`], [`files`] | what is saved, and how it is saved whole |
+//! | [`sweep`] | [`Sweep`](sweep::Sweep): methods x orders x seeds, and choosing settings on dev |
 //! | [`events`] | what a run reports while it runs |
 //! | [`pretrain`] | full-parameter pre-training of small backbones |
 
@@ -45,6 +46,7 @@ pub mod run;
 pub mod schedule;
 pub mod similarity;
 pub mod state;
+pub mod sweep;
 pub mod task;
 pub mod token_cache;
 pub mod trainer;
@@ -54,6 +56,6 @@ pub use config::RunConfig;
 pub use error::TrainerError;
 pub use method::Method;
 pub use results::RunResults;
-pub use run::Run;
+pub use run::{Run, RunStatus};
 pub use task::Task;
 pub use trainer::{Outcome, Trainer};

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
 use crate::events::Observer;
-use crate::files::{CONFIG_FILE, RunDir, atomic_write, prepare_run_dir};
+use crate::files::{CONFIG_FILE, RunDir, atomic_write, check_run_dir, prepare_run_dir};
 use crate::load::{Loaded, load_model, open_library};
 use crate::method::{self, Method};
 use crate::results::{RESULTS_FILE, RunResults};
@@ -18,6 +19,38 @@ use aso_backbones::Backbone;
 
 /// Keys that may differ when a run is resumed: they change no result.
 const FREE_KEYS: [&str; 3] = ["data.cache", "train.checkpoint_every", "train.log_every"];
+
+/// What a directory holds of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunStatus {
+    /// Nothing yet.
+    Missing,
+    /// A run that was started and has something left to do.
+    Incomplete,
+    /// A run with nothing left to do.
+    Finished,
+}
+
+/// What `dir` holds of the run with `config`. Nothing is locked or written.
+///
+/// # Errors
+/// A directory that holds something else than a run, or a run that was started with another
+/// configuration ([`TrainerError::ConfigChanged`]).
+pub fn status(config: &RunConfig, dir: &Path) -> Result<RunStatus, TrainerError> {
+    if !dir.exists() {
+        return Ok(RunStatus::Missing);
+    }
+    if !check_run_dir(dir, true)? {
+        return Ok(RunStatus::Missing);
+    }
+    let path = dir.join(CONFIG_FILE);
+    refuse_changes(&path, &RunConfig::load(&path, &[])?, config)?;
+    Ok(match finished(config, dir)? {
+        true => RunStatus::Finished,
+        false => RunStatus::Incomplete,
+    })
+}
 
 /// A configured run in its locked directory.
 #[derive(Debug)]
@@ -91,18 +124,7 @@ impl Run {
     /// # Errors
     /// If the stored state cannot be read.
     pub fn is_finished(&self) -> Result<bool, TrainerError> {
-        let tasks = self.config.tasks()?.len();
-        let Some(state) = RunState::read(&self.dir.path)? else {
-            return Ok(false);
-        };
-        if !state.is_complete(tasks, &self.config.eval) {
-            return Ok(false);
-        }
-        // The results are written after the state: a kill in between leaves older ones.
-        Ok(self.dir.path.join(RESULTS_FILE).exists() && {
-            let results = RunResults::read(&self.dir.path)?;
-            results.accuracy == state.matrix.rows() && results.zero_shot == state.matrix.zero_shot()
-        })
+        finished(&self.config, &self.dir.path)
     }
 
     /// Reads model and data, then trains and evaluates what is missing.
@@ -154,6 +176,21 @@ impl Run {
         results.write(&path)?;
         Ok((outcome, results))
     }
+}
+
+fn finished(config: &RunConfig, dir: &Path) -> Result<bool, TrainerError> {
+    let tasks = config.tasks()?.len();
+    let Some(state) = RunState::read(dir)? else {
+        return Ok(false);
+    };
+    if !state.is_complete(tasks, &config.eval) {
+        return Ok(false);
+    }
+    // The results are written after the state: a kill in between leaves older ones.
+    Ok(dir.join(RESULTS_FILE).exists() && {
+        let results = RunResults::read(dir)?;
+        results.accuracy == state.matrix.rows() && results.zero_shot == state.matrix.zero_shot()
+    })
 }
 
 fn refuse_changes(path: &Path, stored: &RunConfig, now: &RunConfig) -> Result<(), TrainerError> {

@@ -8,10 +8,11 @@ use crate::args::{ConfigArgs, ExampleArg};
 use crate::output::write_stdout;
 
 pub(crate) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
-    let kind = match args.example {
-        ExampleArg::Demo => ExampleKind::Demo,
-        ExampleArg::ClBenchmark => ExampleKind::ClBenchmark,
+    let text = match args.example {
+        ExampleArg::Demo => example(ExampleKind::Demo),
+        ExampleArg::ClBenchmark => example(ExampleKind::ClBenchmark),
+        ExampleArg::Sweep => aso_trainer::sweep::EXAMPLE.to_owned(),
     };
-    write_stdout(example(kind).trim_end())?;
+    write_stdout(text.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }

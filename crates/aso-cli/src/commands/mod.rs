@@ -7,3 +7,5 @@ pub(crate) mod predict;
 pub(crate) mod probe;
 pub(crate) mod run;
 pub(crate) mod similarity;
+pub(crate) mod sweep;
+pub(crate) mod tune;

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 
 use crate::args::RunArgs;
 use crate::output;
-use crate::progress::{Terminal, stop_flag};
+use crate::progress::{Terminal, stop_at_eof, stop_flag};
 
 pub(crate) fn run(
     args: RunArgs,
@@ -22,8 +22,12 @@ pub(crate) fn run(
         tracing::info!(run = %path.display(), "already finished: nothing to do");
         return finish(&RunResults::read(&path)?, &path, args.json);
     }
+    let stop = stop_flag()?;
+    if args.stop_at_eof {
+        stop_at_eof(&stop)?;
+    }
     let mut observer = terminal.observer(run.config().train.log_every);
-    let (outcome, results) = run.execute(&open_device()?, &mut observer, &*stop_flag()?)?;
+    let (outcome, results) = run.execute(&open_device()?, &mut observer, &stop)?;
     match outcome {
         Outcome::Finished => finish(&results, &path, args.json),
         Outcome::Stopped => {

@@ -1,11 +1,11 @@
 //! From text to a checked [`RunConfig`], and back.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aso_lora::TargetModules;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::schema::{self, Schema};
@@ -45,36 +45,37 @@ impl RunConfig {
     /// # Errors
     /// As [`RunConfig::load`].
     pub fn parse(text: &str, path: &Path, set: &[String]) -> Result<Self, ConfigError> {
+        let overlays: Vec<Overlay> = set
+            .iter()
+            .map(|argument| Overlay::argument(argument))
+            .collect::<Result<_, _>>()?;
+        Self::layered(text, path, &overlays)
+    }
+
+    /// The configuration of a file with other values laid over it, the last ones on top.
+    pub(crate) fn layered(
+        text: &str,
+        path: &Path,
+        overlays: &[Overlay],
+    ) -> Result<Self, ConfigError> {
         let file = Source { path, text };
         // The file alone first, while its spans are at hand.
-        let document = toml::Deserializer::parse(text).map_err(|error| file.syntax(&error))?;
-        deserialize(document, |key, offset| file.origin(key, offset))?;
+        file.read::<Self>()?;
 
         let mut table = text.parse::<Table>().map_err(|error| file.syntax(&error))?;
         absolute_paths(&mut table, path.parent().unwrap_or(Path::new("")));
-        let mut assignments = Vec::with_capacity(set.len());
-        for argument in set {
-            let assignment = Assignment::parse(argument)?;
-            let mut overlay = assignment.to_table();
-            absolute_paths(&mut overlay, Path::new(""));
-            drop_alternatives(&mut table, &overlay);
-            merge(&mut table, overlay);
-            assignments.push(assignment);
+        for overlay in overlays {
+            let mut values = overlay.values.clone();
+            absolute_paths(&mut values, &overlay.folder);
+            drop_alternatives(&mut table, &values);
+            merge(&mut table, values);
         }
         let origin = |key: &str, span| {
-            // The last argument wins, so it is the one to blame.
-            match assignments
-                .iter()
-                .rev()
-                .find(|assignment| assignment.touches(key))
-            {
-                Some(assignment) => Origin::Set {
-                    argument: assignment.argument.clone(),
-                },
-                None => file.origin(key, span),
-            }
+            // The last one wins, so it is the one to blame.
+            let place = overlays.iter().rev().find_map(|overlay| overlay.place(key));
+            place.cloned().unwrap_or_else(|| file.origin(key, span))
         };
-        let config = deserialize(Value::Table(table), origin)?;
+        let config = deserialize::<Self, _>(Value::Table(table), origin)?;
         match super::validate::check(&config) {
             Ok(()) => Ok(config),
             Err(violation) => {
@@ -138,19 +139,20 @@ pub(super) fn target_modules<'de, D: Deserializer<'de>>(
 
 /// Deserialises with the path of a wrong value and of unknown keys; `origin` finds the place of a
 /// key.
-fn deserialize<'de, D>(
+fn deserialize<'de, T, D>(
     deserializer: D,
     origin: impl Fn(&str, Option<usize>) -> Origin,
-) -> Result<RunConfig, ConfigError>
+) -> Result<T, ConfigError>
 where
+    T: Deserialize<'de> + Schema,
     D: Deserializer<'de, Error = toml::de::Error>,
 {
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(deserializer, &mut track);
     let mut ignored = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
-    let result = RunConfig::deserialize(serde_ignored::Deserializer::new(tracked, &mut ignored));
-    let config = result.map_err(|error| {
+    let result = T::deserialize(serde_ignored::Deserializer::new(tracked, &mut ignored));
+    let value = result.map_err(|error| {
         let key = track.path().to_string();
         let start = error.span().map(|span| span.start);
         let message = error.message().to_owned();
@@ -161,27 +163,36 @@ where
         }
     })?;
     match unknown.into_iter().next() {
-        None => Ok(config),
+        None => Ok(value),
         Some(key) => {
             let section = key.rsplit_once('.').map_or("", |(section, _)| section);
             Err(ConfigError::UnknownKey {
                 origin: origin(&key, None),
-                suggestion: schema::nearest(RunConfig::KEYS, &key),
-                known: schema::names_in(RunConfig::KEYS, section),
+                suggestion: schema::nearest(T::KEYS, &key),
+                known: schema::names_in(T::KEYS, section),
                 key,
             })
         }
     }
 }
 
-/// A configuration file's text, for finding places in it.
-struct Source<'a> {
-    path: &'a Path,
-    text: &'a str,
+/// A TOML file's text, for finding places in it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source<'a> {
+    /// The file, for messages.
+    pub(crate) path: &'a Path,
+    /// Its content.
+    pub(crate) text: &'a str,
 }
 
-impl Source<'_> {
-    fn at(&self, offset: Option<usize>) -> Origin {
+impl<'a> Source<'a> {
+    /// The whole file as a `T`, with the place of what is wrong or unknown.
+    pub(crate) fn read<T: Deserialize<'a> + Schema>(self) -> Result<T, ConfigError> {
+        let document = toml::Deserializer::parse(self.text).map_err(|error| self.syntax(&error))?;
+        deserialize(document, |key, offset| self.origin(key, offset))
+    }
+
+    fn at(self, offset: Option<usize>) -> Origin {
         let line = offset
             .and_then(|offset| self.text.as_bytes().get(..offset))
             .map(|before| 1 + before.iter().filter(|&&byte| byte == b'\n').count());
@@ -191,7 +202,7 @@ impl Source<'_> {
         }
     }
 
-    fn syntax(&self, error: &toml::de::Error) -> ConfigError {
+    fn syntax(self, error: &toml::de::Error) -> ConfigError {
         let origin = self.at(error.span().map(|span| span.start));
         ConfigError::Syntax {
             origin,
@@ -199,39 +210,67 @@ impl Source<'_> {
         }
     }
 
-    /// The place of a dotted key; `offset` is used where the parser gave one.
-    fn origin(&self, key: &str, offset: Option<usize>) -> Origin {
-        self.at(offset.or_else(|| self.find(key)))
+    /// The place of a dotted key; `offset` is used where the parser gave one. Elements of a list are
+    /// numbers, as in `methods.0.label` or `methods[0].label`.
+    pub(crate) fn origin(self, key: &str, offset: Option<usize>) -> Origin {
+        let key = key.replace('[', ".").replace(']', "");
+        let parts: Vec<&str> = key.split('.').collect();
+        self.at(offset.or_else(|| self.find(&parts)))
     }
 
-    /// The offset of the deepest part of a dotted key that the file holds.
-    fn find(&self, key: &str) -> Option<usize> {
+    /// The place of a key given as its parts, which may hold dots.
+    pub(crate) fn origin_of(self, parts: &[&str]) -> Origin {
+        self.at(self.find(parts))
+    }
+
+    /// The offset of the deepest part of a key that the file holds.
+    fn find(self, parts: &[&str]) -> Option<usize> {
+        enum Inside<'t, 'i> {
+            Table(&'t DeTable<'i>),
+            List(&'t DeArray<'i>),
+        }
         let document = DeTable::parse(self.text).ok()?;
-        let mut table = document.get_ref();
+        let mut inside = Inside::Table(document.get_ref());
         let mut offset = None;
-        for name in key.split('.') {
-            let Some((found, value)) = table.iter().find(|(k, _)| k.get_ref() == name) else {
+        for part in parts {
+            let found = match inside {
+                Inside::Table(table) => table
+                    .iter()
+                    .find(|(key, _)| key.get_ref() == part)
+                    .map(|(key, value)| (key.span().start, value)),
+                Inside::List(list) => part
+                    .parse()
+                    .ok()
+                    .and_then(|index: usize| list.get(index))
+                    .map(|value| (value.span().start, value)),
+            };
+            let Some((start, value)) = found else {
                 break;
             };
-            offset = Some(found.span().start);
-            match value.get_ref() {
-                DeValue::Table(below) => table = below,
+            offset = Some(start);
+            inside = match value.get_ref() {
+                DeValue::Table(table) => Inside::Table(table),
+                DeValue::Array(list) => Inside::List(list),
                 _ => break,
-            }
+            };
         }
         offset
     }
 }
 
-/// A parsed `--set KEY=VALUE` argument.
-struct Assignment {
-    argument: String,
-    key: Vec<String>,
-    value: Value,
+/// Values to lay over those of a configuration file.
+#[derive(Debug, Clone)]
+pub(crate) struct Overlay {
+    values: Table,
+    /// Where relative paths among the values start from.
+    folder: PathBuf,
+    /// The key of each value, and where it stands.
+    places: Vec<(Vec<String>, Origin)>,
 }
 
-impl Assignment {
-    fn parse(argument: &str) -> Result<Self, ConfigError> {
+impl Overlay {
+    /// A `--set KEY=VALUE` argument.
+    pub(crate) fn argument(argument: &str) -> Result<Self, ConfigError> {
         let wrong = |message: String| ConfigError::Set {
             argument: argument.to_owned(),
             message,
@@ -239,11 +278,7 @@ impl Assignment {
         let (key, value) = argument
             .split_once('=')
             .ok_or_else(|| wrong("expected KEY=VALUE, e.g. train.lr=1e-4".into()))?;
-        // TOML's own rules for dotted and quoted keys.
-        let parsed = format!("{key} = 0").parse::<Table>();
-        let key = parsed
-            .ok()
-            .and_then(|table| single_path(&table))
+        let key = dotted(key)
             .ok_or_else(|| wrong(format!("`{key}` is not a dotted key such as train.lr")))?;
         let value = value.trim();
         let value = match value.parse::<Value>() {
@@ -258,30 +293,64 @@ impl Assignment {
             }
             Err(_) => Value::String(value.to_owned()),
         };
-        Ok(Self {
+        let origin = Origin::Set {
             argument: argument.to_owned(),
-            key,
-            value,
-        })
+        };
+        let mut overlay = Self::new(Path::new(""));
+        overlay.push(key, value, origin);
+        Ok(overlay)
     }
 
-    /// The assignment as nested tables.
-    fn to_table(&self) -> Table {
-        let mut value = self.value.clone();
-        for name in self.key.iter().skip(1).rev() {
-            value = Value::Table(Table::from_iter([(name.clone(), value)]));
+    /// No values; relative paths among those to come start from `folder`.
+    pub(crate) fn new(folder: &Path) -> Self {
+        Self {
+            values: Table::new(),
+            folder: folder.to_owned(),
+            places: Vec::new(),
         }
-        self.key
-            .first()
-            .map(|name| (name.clone(), value))
-            .into_iter()
-            .collect()
     }
 
-    /// Whether the assignment set the value at `key`, something below it or something above it.
-    fn touches(&self, key: &str) -> bool {
-        key.split('.').zip(&self.key).all(|(a, b)| a == b)
+    /// Adds a value.
+    pub(crate) fn push(&mut self, key: Vec<String>, value: Value, origin: Origin) {
+        let Some((first, rest)) = key.split_first() else {
+            return;
+        };
+        let nested = rest.iter().rev().fold(value, |value, name| {
+            Value::Table(Table::from_iter([(name.clone(), value)]))
+        });
+        merge(
+            &mut self.values,
+            Table::from_iter([(first.clone(), nested)]),
+        );
+        self.places.push((key, origin));
     }
+
+    /// The keys of the values.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &[String]> {
+        self.places.iter().map(|(key, _)| key.as_slice())
+    }
+
+    /// The value of a key.
+    pub(crate) fn get(&self, section: &str, name: &str) -> Option<&Value> {
+        self.values.get(section)?.get(name)
+    }
+
+    /// Where the value at `key`, something below it or something above it was set.
+    pub(crate) fn place(&self, key: &str) -> Option<&Origin> {
+        let touches = |set: &[String]| {
+            key.split('.').zip(set).all(|(part, set)| {
+                // An element of a list belongs to the list.
+                part.split('[').next() == Some(set.as_str())
+            })
+        };
+        let mut places = self.places.iter().rev();
+        places.find_map(|(set, origin)| touches(set).then_some(origin))
+    }
+}
+
+/// The parts of a dotted key, by TOML's own rules for dotted and quoted keys.
+pub(crate) fn dotted(key: &str) -> Option<Vec<String>> {
+    single_path(&format!("{key} = 0").parse::<Table>().ok()?)
 }
 
 /// The path to the only leaf of a table.
@@ -306,9 +375,7 @@ fn absolute_paths(table: &mut Table, base: &Path) {
             .get_mut(section)
             .and_then(|section| section.get_mut(name));
         if let Some(Value::String(path)) = value
-            && !path.is_empty()
-            && !path.starts_with("embedded:")
-            && !path.starts_with(HUB)
+            && is_file(path)
         {
             if section == "model" && super::is_hub_id(base, path) {
                 path.insert_str(0, HUB);
@@ -317,6 +384,20 @@ fn absolute_paths(table: &mut Table, base: &Path) {
             }
         }
     }
+}
+
+/// Whether the value of a path key is no name of a built-in model or of one that is known to be on the Hub.
+fn is_file(path: &str) -> bool {
+    !path.is_empty() && !path.starts_with("embedded:") && !path.starts_with(HUB)
+}
+
+/// Whether a dotted key holds a relative path, which starts from `base`.
+pub(crate) fn is_relative_path(key: &str, value: &str, base: &Path) -> bool {
+    let mut keys = PATH_KEYS.iter();
+    keys.any(|(section, name)| key.split_once('.') == Some((section, name)))
+        && is_file(value)
+        && Path::new(value).is_relative()
+        && !(key.starts_with("model.") && super::is_hub_id(base, value))
 }
 
 /// Removes from `table` the alternative of each key that `overlay` sets.

@@ -7,8 +7,8 @@
 
 mod error;
 mod example;
-mod load;
-mod schema;
+pub(crate) mod load;
+pub(crate) mod schema;
 mod validate;
 
 use std::collections::BTreeMap;

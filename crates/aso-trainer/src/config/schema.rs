@@ -42,11 +42,17 @@ plain!(
     usize,
     String,
     PathBuf,
+    toml::Table,
     aso_lora::TargetModules
 );
 
 impl<T> Schema for Option<T> {}
-impl<T> Schema for Vec<T> {}
+
+/// The names between a list of tables and their keys are numbers.
+impl<T: Schema> Schema for Vec<T> {
+    const KEYS: &'static [Key] = T::KEYS;
+    const KEYED: bool = !T::KEYS.is_empty();
+}
 
 impl<T: Schema> Schema for BTreeMap<String, T> {
     const KEYS: &'static [Key] = T::KEYS;

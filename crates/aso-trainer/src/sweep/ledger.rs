@@ -1,0 +1,349 @@
+//! What is known of the runs of a sweep, and `sweep.json`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{PlannedRun, SweepError};
+use crate::RunResults;
+use crate::files::write_json;
+use crate::results::Timings;
+use crate::run::RunStatus;
+
+/// The results of a sweep, in its directory.
+pub const SWEEP_FILE: &str = "sweep.json";
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// Not started.
+    Missing,
+    /// Started, and something is left to do.
+    Incomplete,
+    /// Nothing is left to do.
+    Finished,
+    /// The last attempt ended with an error.
+    Failed,
+}
+
+impl RunState {
+    /// The name as in `sweep.json`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Incomplete => "incomplete",
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl From<RunStatus> for RunState {
+    fn from(status: RunStatus) -> Self {
+        match status {
+            RunStatus::Missing => Self::Missing,
+            RunStatus::Incomplete => Self::Incomplete,
+            RunStatus::Finished => Self::Finished,
+        }
+    }
+}
+
+/// The metrics of a run, as in its `results.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Average performance.
+    pub ap: Option<f64>,
+    /// The same, weighted by evaluation examples.
+    pub ap_by_sample: Option<f64>,
+    /// Backward transfer.
+    pub bwt: Option<f64>,
+    /// Forgetting.
+    pub forgetting: Option<f64>,
+    /// Forward transfer.
+    pub fwt: Option<f64>,
+    /// Learning accuracy.
+    pub learning_accuracy: Option<f64>,
+}
+
+impl From<&RunResults> for Metrics {
+    fn from(results: &RunResults) -> Self {
+        Self {
+            ap: results.ap,
+            ap_by_sample: results.ap_by_sample,
+            bwt: results.bwt,
+            forgetting: results.forgetting,
+            fwt: results.fwt,
+            learning_accuracy: results.learning_accuracy,
+        }
+    }
+}
+
+/// A run in `sweep.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// The order's name.
+    pub order: String,
+    /// The method's label.
+    pub label: String,
+    /// The candidate of the method's grid, from 1, where settings are chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<usize>,
+    /// The method.
+    pub method: String,
+    /// The seed.
+    pub seed: u64,
+    /// The run directory, relative to that of the sweep.
+    pub directory: String,
+    /// How far it is.
+    pub status: RunState,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Its metrics; all null until it is finished.
+    #[serde(flatten)]
+    pub metrics: Metrics,
+}
+
+/// Mean and standard deviation over seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The mean.
+    pub mean: f64,
+    /// The standard deviation of a sample (n - 1); null for a single value.
+    pub sd: Option<f64>,
+    /// The number of values.
+    pub n: usize,
+}
+
+impl Spread {
+    /// Over values of which none may be missing; `None` if one is, or without any.
+    pub fn of(values: impl IntoIterator<Item = Option<f64>>) -> Option<Self> {
+        let values: Vec<f64> = values.into_iter().collect::<Option<_>>()?;
+        if values.is_empty() {
+            return None;
+        }
+        let n = values.len();
+        let mean = values.iter().sum::<f64>() / n as f64;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        Some(Self {
+            mean,
+            sd: (n > 1).then(|| (squares / (n - 1) as f64).sqrt()),
+            n,
+        })
+    }
+}
+
+/// The runs of a method on an order, over its seeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    /// The order's name.
+    pub order: String,
+    /// The method's label.
+    pub label: String,
+    /// The candidate of the method's grid, from 1, where settings are chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<usize>,
+    /// Runs planned.
+    pub planned: usize,
+    /// Runs finished, over which the spreads are.
+    pub finished: usize,
+    /// Average performance.
+    pub ap: Option<Spread>,
+    /// The same, weighted by evaluation examples.
+    pub ap_by_sample: Option<Spread>,
+    /// Backward transfer.
+    pub bwt: Option<Spread>,
+    /// Forgetting.
+    pub forgetting: Option<Spread>,
+    /// Forward transfer.
+    pub fwt: Option<Spread>,
+    /// Learning accuracy.
+    pub learning_accuracy: Option<Spread>,
+}
+
+/// `sweep.json`. Everything but `timings` is the same, bit for bit, whether the sweep was interrupted or
+/// not, and with any number of jobs and threads on the CPU.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SweepResults {
+    /// Version of this program.
+    pub version: String,
+    /// The tasks of each order.
+    pub orders: BTreeMap<String, Vec<String>>,
+    /// The runs.
+    pub runs: Vec<RunRecord>,
+    /// Means over seeds.
+    pub summary: Vec<Group>,
+    /// Wall-clock times of finished runs, by directory.
+    pub timings: BTreeMap<String, Timings>,
+}
+
+/// What is known of the runs of a sweep.
+#[derive(Debug)]
+pub struct Ledger<'a> {
+    runs: &'a [PlannedRun],
+    out: PathBuf,
+    records: Vec<RunRecord>,
+    timings: BTreeMap<String, Timings>,
+    orders: BTreeMap<String, Vec<String>>,
+}
+
+impl<'a> Ledger<'a> {
+    /// Looks at the directories of all runs below `out`. Nothing is written.
+    ///
+    /// # Errors
+    /// [`SweepError::Unusable`] with the first directory that holds another configuration, or something
+    /// else than a run.
+    pub fn open(runs: &'a [PlannedRun], out: &Path) -> Result<Self, SweepError> {
+        let mut orders = BTreeMap::new();
+        let mut records = Vec::with_capacity(runs.len());
+        for run in runs {
+            if !orders.contains_key(&run.order) {
+                orders.insert(run.order.clone(), run.config.tasks()?);
+            }
+            records.push(RunRecord {
+                order: run.order.clone(),
+                label: run.label.clone(),
+                candidate: run.candidate.map(|candidate| candidate + 1),
+                method: run.config.method.name.as_str().to_owned(),
+                seed: run.seed,
+                directory: run.directory.clone(),
+                status: RunState::Missing,
+                error: None,
+                metrics: Metrics::default(),
+            });
+        }
+        let mut ledger = Self {
+            runs,
+            out: out.to_owned(),
+            records,
+            timings: BTreeMap::new(),
+            orders,
+        };
+        (0..runs.len()).try_for_each(|index| ledger.refresh(index))?;
+        Ok(ledger)
+    }
+
+    /// Looks at the directory of run `index` again.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and if its results cannot be read.
+    pub fn refresh(&mut self, index: usize) -> Result<(), SweepError> {
+        let run = &self.runs[index];
+        let status = run.status(&self.out)?;
+        let record = &mut self.records[index];
+        record.status = status.into();
+        record.error = None;
+        if status == RunStatus::Finished {
+            let results = RunResults::read(&self.out.join(&run.directory))?;
+            record.metrics = Metrics::from(&results);
+            self.timings.insert(run.directory.clone(), results.timings);
+        }
+        Ok(())
+    }
+
+    /// Records that run `index` ended with an error.
+    pub fn fail(&mut self, index: usize, error: String) {
+        self.records[index].status = RunState::Failed;
+        self.records[index].error = Some(error);
+    }
+
+    /// The runs.
+    pub fn runs(&self) -> &'a [PlannedRun] {
+        self.runs
+    }
+
+    /// The directory of the sweep.
+    pub fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// What is known of each run.
+    pub fn records(&self) -> &[RunRecord] {
+        &self.records
+    }
+
+    /// The number of runs with nothing left to do.
+    pub fn finished(&self) -> usize {
+        let finished = |record: &&RunRecord| record.status == RunState::Finished;
+        self.records.iter().filter(finished).count()
+    }
+
+    /// The content of `sweep.json`.
+    pub fn results(&self) -> SweepResults {
+        SweepResults {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            orders: self.orders.clone(),
+            runs: self.records.clone(),
+            summary: self.groups(),
+            timings: self.timings.clone(),
+        }
+    }
+
+    /// Writes the results, whole or not at all.
+    ///
+    /// # Errors
+    /// [`SweepError::Files`].
+    pub fn write(&self) -> Result<(), SweepError> {
+        Ok(write_json(&self.out.join(SWEEP_FILE), &self.results())?)
+    }
+
+    /// Means over seeds, in the order of the runs.
+    pub fn groups(&self) -> Vec<Group> {
+        let mut groups: Vec<(&RunRecord, Vec<&RunRecord>)> = Vec::new();
+        for record in &self.records {
+            let key =
+                |record: &RunRecord| (record.order.clone(), record.label.clone(), record.candidate);
+            match groups
+                .iter_mut()
+                .find(|(first, _)| key(first) == key(record))
+            {
+                Some((_, members)) => members.push(record),
+                None => groups.push((record, vec![record])),
+            }
+        }
+        groups
+            .into_iter()
+            .map(|(first, members)| {
+                let finished: Vec<Metrics> = members
+                    .iter()
+                    .filter(|record| record.status == RunState::Finished)
+                    .map(|record| record.metrics)
+                    .collect();
+                let spread = |of: fn(&Metrics) -> Option<f64>| Spread::of(finished.iter().map(of));
+                Group {
+                    order: first.order.clone(),
+                    label: first.label.clone(),
+                    candidate: first.candidate,
+                    planned: members.len(),
+                    finished: finished.len(),
+                    ap: spread(|metrics| metrics.ap),
+                    ap_by_sample: spread(|metrics| metrics.ap_by_sample),
+                    bwt: spread(|metrics| metrics.bwt),
+                    forgetting: spread(|metrics| metrics.forgetting),
+                    fwt: spread(|metrics| metrics.fwt),
+                    learning_accuracy: spread(|metrics| metrics.learning_accuracy),
+                }
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spreads() {
+        let spread = |values: &[Option<f64>]| Spread::of(values.iter().copied());
+        // Python: statistics.mean([70.0, 72.0, 77.0]), statistics.stdev([70.0, 72.0, 77.0])
+        let found = spread(&[Some(70.0), Some(72.0), Some(77.0)]).unwrap();
+        assert_eq!((found.mean, found.n), (73.0, 3));
+        assert!((found.sd.unwrap() - 3.605_551_275_463_989_f64).abs() < 1e-12);
+        let one = spread(&[Some(70.0)]).unwrap();
+        assert_eq!((one.mean, one.sd, one.n), (70.0, None, 1));
+        assert_eq!(spread(&[]), None);
+        assert_eq!(spread(&[Some(1.0), None]), None);
+    }
+}
