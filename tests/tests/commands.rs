@@ -358,16 +358,35 @@ fn help_lists_commands_and_examples() {
         "predict",
         "probe",
         "config",
+        "orders",
         "Examples:",
         "Exit status",
     ] {
         assert!(help.contains(part), "{part}");
     }
     for command in [
-        "demo", "run", "sweep", "tune", "eval", "predict", "probe", "config",
+        "demo", "run", "sweep", "tune", "eval", "predict", "probe", "config", "orders",
     ] {
         assert!(succeed(&[command, "--help"]).contains("Usage"), "{command}");
     }
+}
+
+#[test]
+fn orders_are_listed() {
+    let all = succeed(&["orders"]);
+    let published = aso_data::order_presets();
+    for order in published {
+        assert!(all.contains(&order.tasks.join(" > ")), "{}", order.name);
+    }
+    let one = succeed(&["orders", "Order-6"]);
+    assert!(
+        one.starts_with("order6: yelp > amazon > MNLI > CB > COPA"),
+        "{one}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&succeed(&["orders", "--json"])).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), published.len());
+    assert_eq!(json[0]["tasks"][3], "agnews");
+    common::fail(&["orders", "order99"], &["unknown task order `order99`"]);
 }
 
 /// A run has the same bytes without a cache of tokens, with an empty one and with a full one.

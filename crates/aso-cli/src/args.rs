@@ -89,6 +89,8 @@ pub(crate) enum Command {
     Similarity(SimilarityArgs),
     /// Print a commented configuration
     Config(ConfigArgs),
+    /// List the published task orders, with their sequences and sources
+    Orders(OrdersArgs),
 }
 
 #[derive(Debug, Args)]
@@ -462,6 +464,19 @@ pub(crate) enum AttributionArg {
     Reference,
     /// Leave it out
     None,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OrdersArgs {
+    /// Only this order
+    #[arg(value_name = "ORDER")]
+    pub(crate) order: Option<String>,
+    /// The order of O-LoRA's task files: a folder with DATASET/{train,test}_tasks.json, such as order1_configs
+    #[arg(long, value_name = "DIR", conflicts_with = "order")]
+    pub(crate) configs: Option<PathBuf>,
+    /// Print them as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

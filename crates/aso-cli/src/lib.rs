@@ -55,6 +55,7 @@ fn run(cli: Cli, terminal: Terminal) -> anyhow::Result<ExitCode> {
         Command::Probe(args) => commands::probe::run(&args, &open_device()?, &terminal),
         Command::Similarity(args) => commands::similarity::run(&args, &open_device()?, &terminal),
         Command::Config(args) => commands::config::run(&args),
+        Command::Orders(args) => commands::orders::run(&args),
     }
 }
 

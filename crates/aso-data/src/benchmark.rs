@@ -1,7 +1,8 @@
 //! The CL benchmark of O-LoRA: `TASK/DATASET/{train,dev,test,labels}.json`.
 //!
 //! A split is a JSON list of `{"sentence": .., "label": ..}`, `labels.json` a list of strings.
-//! `instruction_config.json` at the root maps a task (`SC`, `TC`, ..) to its instructions.
+//! `instruction_config.json` maps a task (`SC`, `TC`, ..) to its instructions. It lies at the root, or where
+//! O-LoRA's repository has it: in `configs` beside the folder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use crate::records::{
 };
 use crate::task::{TaskLibrary, TaskSource};
 
-/// The file at the benchmark's root that holds the instructions.
+/// The file that holds the instructions.
 pub const INSTRUCTION_FILE: &str = "instruction_config.json";
 
 /// A directory in the layout of the CL benchmark.
@@ -52,6 +53,13 @@ impl ClBenchmark {
     /// If the directory or its instructions cannot be read, or no data set lies in it.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, DataError> {
         let root = root.into();
+        if !root.is_dir() {
+            let problem = "no such folder".to_owned();
+            return Err(DataError::Layout {
+                path: root,
+                problem,
+            });
+        }
         let mut datasets = Vec::new();
         for (task, dir) in subdirectories(&root)? {
             for (dataset, dir) in subdirectories(&dir)? {
@@ -74,7 +82,7 @@ impl ClBenchmark {
                 problem,
             });
         }
-        let instructions = read_instructions(&root.join(INSTRUCTION_FILE))?;
+        let instructions = read_instructions(&instruction_file(&root))?;
         Ok(Self {
             root,
             instructions,
@@ -200,6 +208,16 @@ impl TaskSource for ClDataset {
             Ok(self.prompt.example(sentence, label))
         };
         records.iter().enumerate().map(example).collect()
+    }
+}
+
+/// `instruction_config.json` of a benchmark: in its folder, or in `configs` beside it.
+pub(crate) fn instruction_file(root: &Path) -> PathBuf {
+    let own = root.join(INSTRUCTION_FILE);
+    let beside = root.join("..").join("configs").join(INSTRUCTION_FILE);
+    match !own.is_file() && beside.is_file() {
+        true => beside,
+        false => own,
     }
 }
 
@@ -408,6 +426,44 @@ mod tests {
             "{message}"
         );
         assert_eq!(open().dataset("SC/News").unwrap().entry().task, "SC");
+    }
+
+    #[test]
+    fn the_published_repository_is_read_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("CL_Benchmark/SC/amazon");
+        fs::create_dir_all(&data).unwrap();
+        fs::create_dir(dir.path().join("configs")).unwrap();
+        let instructions =
+            r#"{"SC": [{"instruction_type": "zero-shot", "instruction": "Which?\n"}]}"#;
+        fs::write(
+            dir.path().join("configs").join(INSTRUCTION_FILE),
+            instructions,
+        )
+        .unwrap();
+        fs::write(data.join("labels.json"), LABELS).unwrap();
+        fs::write(
+            data.join("train.json"),
+            r#"[{"label": "A", "sentence": "s"}]"#,
+        )
+        .unwrap();
+        let library = open_library(dir.path().join("CL_Benchmark")).unwrap();
+        let task = library.task("amazon").unwrap();
+        assert_eq!(
+            task.load(Split::Train).unwrap()[0].prompt(),
+            "Task:SC\nDataset:amazon\nWhich?\nOption: A, B \ns\nAnswer:"
+        );
+        // A split that was not downloaded is named, with where the layout is described.
+        let message = task.load(Split::Test).unwrap_err().to_string();
+        assert!(
+            message.contains("test.json: no such file") && message.contains("docs/data-layout.md"),
+            "{message}"
+        );
+        let message = ClBenchmark::open(dir.path().join("none")).unwrap_err();
+        assert!(
+            message.to_string().contains("docs/data-layout.md"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -68,6 +68,12 @@ pub enum DataError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// A data file is not there.
+    #[error("{path}: no such file (docs/data-layout.md describes the layout)", path = path.display())]
+    MissingFile {
+        /// The file.
+        path: PathBuf,
+    },
     /// A directory does not hold what its layout asks for.
     #[error("{path}: {problem} (docs/data-layout.md describes the layout)", path = path.display())]
     Layout {
@@ -151,13 +157,13 @@ pub enum DataError {
         candidates: Vec<String>,
     },
     /// A task order that is not a preset.
-    #[error("unknown task order `{name}`{hint}; known orders: {}", known.join("; "), hint = did_you_mean(nearest))]
+    #[error("unknown task order `{name}`{hint}; known orders: {} (`aso orders` prints their sequences)", known.join(", "), hint = did_you_mean(nearest))]
     UnknownOrder {
         /// The name asked for.
         name: String,
         /// The most similar known name, if one is similar.
         nearest: Option<String>,
-        /// Every preset with its sequence.
+        /// Every preset.
         known: Vec<String>,
     },
     /// A task stream without tasks.

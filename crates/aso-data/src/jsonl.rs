@@ -78,6 +78,9 @@ impl TaskSource for JsonlTask {
         if split == Split::Dev && !path.exists() {
             return Ok(Vec::new());
         }
+        if !path.exists() {
+            return Err(DataError::MissingFile { path });
+        }
         read_jsonl(&path, self.labels())
     }
 }
@@ -89,6 +92,13 @@ impl JsonlLibrary {
     /// If the directory cannot be read or holds no task.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, DataError> {
         let root = root.into();
+        if !root.is_dir() {
+            let problem = "no such folder".to_owned();
+            return Err(DataError::Layout {
+                path: root,
+                problem,
+            });
+        }
         let mut tasks = subdirectories(&root)?;
         tasks.retain(|(_, dir)| holds_splits(dir));
         if holds_splits(&root) {
@@ -296,7 +306,7 @@ mod tests {
         let dir = task(&[("train.jsonl", LINE)]);
         let library = JsonlLibrary::open(dir.path()).unwrap();
         let error = library.task("mine").unwrap().load(Split::Test).unwrap_err();
-        assert!(matches!(error, DataError::Io { .. }), "{error}");
+        assert!(matches!(error, DataError::MissingFile { .. }), "{error}");
         let message = library.task("mien").unwrap_err().to_string();
         assert!(
             message.contains("unknown task `mien`, did you mean `mine`?"),

@@ -18,6 +18,7 @@
 //! | [`collate`] | [`collate_seq2seq`], [`collate_causal`], [`collate_prompts`]: padded, row-major batches |
 //! | [`order`] | [`batch_order`], [`evaluation_order`]: which examples form which batch |
 //! | [`stream`] | [`StreamSpec`]: the published task orders by name, or an explicit list |
+//! | [`task_files`] | [`task_files_order`]: the order in a folder of O-LoRA's task files |
 //! | [`metric`] | [`normalize_answer`], [`exact_match`] |
 //! | [`error`] | [`DataError`] |
 //!
@@ -75,6 +76,7 @@ pub mod prompt;
 pub mod stream;
 pub mod synthetic;
 pub mod task;
+pub mod task_files;
 
 pub mod random;
 mod records;
@@ -95,3 +97,4 @@ pub use order::{LengthGrouping, batch_order, evaluation_order};
 pub use stream::{OrderPreset, StreamSpec, order_presets};
 pub use synthetic::{SyntheticSuite, SyntheticTask};
 pub use task::{ExampleCaps, TaskData, TaskLibrary, TaskSource};
+pub use task_files::{TaskEntry, read_task_file, task_files_order};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::benchmark::{ClBenchmark, INSTRUCTION_FILE};
+use crate::benchmark::{ClBenchmark, INSTRUCTION_FILE, instruction_file};
 use crate::error::DataError;
 use crate::jsonl::JsonlLibrary;
 use crate::task::TaskLibrary;
@@ -13,10 +13,11 @@ use crate::task::TaskLibrary;
 /// If the directory is unreadable or holds neither layout.
 pub fn open_library(dir: impl AsRef<Path>) -> Result<Box<dyn TaskLibrary>, DataError> {
     let dir = dir.as_ref();
-    if dir.join(INSTRUCTION_FILE).is_file() {
+    if instruction_file(dir).is_file() {
         return Ok(Box::new(ClBenchmark::open(dir)?));
     }
     match JsonlLibrary::open(dir) {
+        Err(missing @ DataError::Layout { .. }) if !dir.is_dir() => Err(missing),
         Err(DataError::Layout { path, .. }) => Err(DataError::Layout {
             path,
             problem: format!(
@@ -39,6 +40,7 @@ mod tests {
         assert!(message.contains("neither the CL benchmark"), "{message}");
         assert!(message.contains("docs/data-layout.md"), "{message}");
         let missing = open_library(dir.path().join("none")).unwrap_err();
-        assert!(matches!(missing, DataError::Io { .. }), "{missing}");
+        assert!(matches!(missing, DataError::Layout { .. }), "{missing}");
+        assert!(missing.to_string().contains("no such folder"), "{missing}");
     }
 }

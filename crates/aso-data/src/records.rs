@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Deserializer as _;
@@ -14,7 +15,7 @@ use crate::metric::normalize_answer;
 
 /// Reads a file that holds one JSON list.
 pub(crate) fn read_list(path: &Path) -> Result<Vec<Value>, DataError> {
-    let bytes = read(path)?;
+    let bytes = read_data(path)?;
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Vec::new());
     }
@@ -44,7 +45,7 @@ pub(crate) fn read_list(path: &Path) -> Result<Vec<Value>, DataError> {
 
 /// Reads a file that holds one JSON value of any kind.
 pub(crate) fn read_value(path: &Path) -> Result<Value, DataError> {
-    serde_json::from_slice(&read(path)?).map_err(|error| DataError::BadJson {
+    serde_json::from_slice(&read_data(path)?).map_err(|error| DataError::BadJson {
         place: Place::File(path.to_owned()),
         line: error.line(),
         column: error.column(),
@@ -200,6 +201,16 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, DataError> {
         .strip_prefix(b"\xef\xbb\xbf")
         .map(<[u8]>::to_vec)
         .unwrap_or(bytes))
+}
+
+/// [`read`] for a file that a layout asks for.
+fn read_data(path: &Path) -> Result<Vec<u8>, DataError> {
+    read(path).map_err(|error| match error {
+        DataError::Io { path, source } if source.kind() == ErrorKind::NotFound => {
+            DataError::MissingFile { path }
+        }
+        error => error,
+    })
 }
 
 /// serde_json's message without the position that we print ourselves.

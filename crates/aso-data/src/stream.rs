@@ -11,6 +11,8 @@ pub struct OrderPreset {
     pub name: &'static str,
     /// The data sets in the order they are learned.
     pub tasks: &'static [&'static str],
+    /// Where the order was published.
+    pub source: &'static str,
 }
 
 /// Which tasks are learned, in which order.
@@ -25,8 +27,15 @@ pub enum StreamSpec {
     Tasks(Vec<String>),
 }
 
-/// Orders 1-3 are the standard benchmark (O-LoRA's scripts), 4-6 the long one (N-LoRA's scripts);
-/// other papers number the long ones differently, so the sequence is what counts.
+const STANDARD: &str = "O-LoRA (Wang et al., Findings of EMNLP 2023), scripts; standard benchmark";
+const LONG: &str = "O-LoRA (Wang et al., Findings of EMNLP 2023), long benchmark; SAPT and GainLoRA number the long orders differently";
+const PRIMED: &str = "the standard order without yahoo";
+const TRACE: &str = "TRACE (Wang et al., 2023), scripts";
+const SUPER_NI: &str = "SAPT (Zhao et al., ACL 2024), 15 tasks of Super-NaturalInstructions";
+
+/// Orders 1-3 are the standard benchmark (O-LoRA's scripts), 4-6 the long one (N-LoRA's scripts; 6 is
+/// O-LoRA's `scripts/long.sh`); other papers number the long ones differently, so the sequence is what
+/// counts.
 ///
 /// Orders 1', 2' and 3' (`order1p` ..) are 1, 2 and 3 without yahoo, whose training file is often
 /// not at hand. 1' and 2' are therefore the same sequence.
@@ -34,14 +43,17 @@ const PRESETS: &[OrderPreset] = &[
     OrderPreset {
         name: "order1",
         tasks: &["dbpedia", "amazon", "yahoo", "agnews"],
+        source: STANDARD,
     },
     OrderPreset {
         name: "order2",
         tasks: &["dbpedia", "amazon", "agnews", "yahoo"],
+        source: STANDARD,
     },
     OrderPreset {
         name: "order3",
         tasks: &["yahoo", "amazon", "agnews", "dbpedia"],
+        source: STANDARD,
     },
     OrderPreset {
         name: "order4",
@@ -49,6 +61,7 @@ const PRESETS: &[OrderPreset] = &[
             "MNLI", "CB", "WiC", "COPA", "QQP", "BoolQA", "RTE", "IMDB", "yelp", "amazon", "SST-2",
             "dbpedia", "agnews", "MultiRC", "yahoo",
         ],
+        source: LONG,
     },
     OrderPreset {
         name: "order5",
@@ -56,6 +69,7 @@ const PRESETS: &[OrderPreset] = &[
             "MultiRC", "BoolQA", "WiC", "MNLI", "CB", "COPA", "QQP", "RTE", "IMDB", "SST-2",
             "dbpedia", "agnews", "yelp", "amazon", "yahoo",
         ],
+        source: LONG,
     },
     OrderPreset {
         name: "order6",
@@ -63,18 +77,78 @@ const PRESETS: &[OrderPreset] = &[
             "yelp", "amazon", "MNLI", "CB", "COPA", "QQP", "RTE", "IMDB", "SST-2", "dbpedia",
             "agnews", "yahoo", "MultiRC", "BoolQA", "WiC",
         ],
+        source: LONG,
     },
     OrderPreset {
         name: "order1p",
         tasks: &["dbpedia", "amazon", "agnews"],
+        source: PRIMED,
     },
     OrderPreset {
         name: "order2p",
         tasks: &["dbpedia", "amazon", "agnews"],
+        source: PRIMED,
     },
     OrderPreset {
         name: "order3p",
         tasks: &["amazon", "agnews", "dbpedia"],
+        source: PRIMED,
+    },
+    OrderPreset {
+        name: "trace",
+        tasks: &[
+            "C-STANCE",
+            "FOMC",
+            "MeetingBank",
+            "Py150",
+            "ScienceQA",
+            "NumGLUE-cm",
+            "NumGLUE-ds",
+            "20Minuten",
+        ],
+        source: TRACE,
+    },
+    OrderPreset {
+        name: "superni1",
+        tasks: &[
+            "task1572_samsum_summary",
+            "task363_sst2_polarity_classification",
+            "task1290_xsum_summarization",
+            "task181_outcome_extraction",
+            "task002_quoref_answer_generation",
+            "task1510_evalution_relation_extraction",
+            "task639_multi_woz_user_utterance_generation",
+            "task1729_personachat_generate_next",
+            "task073_commonsenseqa_answer_generation",
+            "task1590_diplomacy_text_generation",
+            "task748_glucose_reverse_cause_event_detection",
+            "task511_reddit_tifu_long_text_summarization",
+            "task591_sciq_answer_generation",
+            "task1687_sentiment140_classification",
+            "task875_emotion_classification",
+        ],
+        source: SUPER_NI,
+    },
+    OrderPreset {
+        name: "superni2",
+        tasks: &[
+            "task748_glucose_reverse_cause_event_detection",
+            "task073_commonsenseqa_answer_generation",
+            "task1590_diplomacy_text_generation",
+            "task639_multi_woz_user_utterance_generation",
+            "task1572_samsum_summary",
+            "task1687_sentiment140_classification",
+            "task591_sciq_answer_generation",
+            "task363_sst2_polarity_classification",
+            "task1510_evalution_relation_extraction",
+            "task1729_personachat_generate_next",
+            "task181_outcome_extraction",
+            "task511_reddit_tifu_long_text_summarization",
+            "task002_quoref_answer_generation",
+            "task1290_xsum_summarization",
+            "task875_emotion_classification",
+        ],
+        source: SUPER_NI,
     },
 ];
 
@@ -90,7 +164,7 @@ impl OrderPreset {
     /// `order1p`, `order1'` and `Order-1'` are the same.
     ///
     /// # Errors
-    /// [`DataError::UnknownOrder`], listing the presets with their sequences.
+    /// [`DataError::UnknownOrder`], listing the presets.
     pub fn find(name: &str) -> Result<&'static Self, DataError> {
         let key = canonical(name);
         PRESETS
@@ -101,7 +175,7 @@ impl OrderPreset {
                 nearest: nearest(&key, PRESETS.iter().map(|preset| preset.name)),
                 known: PRESETS
                     .iter()
-                    .map(|preset| format!("{} ({})", preset.name, preset.tasks.join(", ")))
+                    .map(|preset| preset.name.to_owned())
                     .collect(),
             })
     }
@@ -201,6 +275,9 @@ mod tests {
         assert_eq!(sorted("order4").len(), 15);
         assert_eq!(sorted("order4"), sorted("order5"));
         assert_eq!(sorted("order4"), sorted("order6"));
+        assert_eq!(sorted("superni1").len(), 15);
+        assert_eq!(sorted("superni1"), sorted("superni2"));
+        assert_eq!(sorted("trace").len(), 8);
         assert_eq!(sorted("order1"), sorted("order2"));
         assert_eq!(sorted("order1"), sorted("order3"));
     }
@@ -216,7 +293,7 @@ mod tests {
             "{message}"
         );
         assert!(
-            message.contains("order1p (dbpedia, amazon, agnews)"),
+            message.contains("known orders: order1, order2") && message.contains("`aso orders`"),
             "{message}"
         );
         assert!(matches!(

@@ -3,6 +3,7 @@
 pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod eval;
+pub(crate) mod orders;
 pub(crate) mod predict;
 pub(crate) mod probe;
 pub(crate) mod run;
