@@ -19,7 +19,7 @@
 //! | [`order`] | [`batch_order`], [`evaluation_order`]: which examples form which batch |
 //! | [`stream`] | [`StreamSpec`]: the published task orders by name, or an explicit list |
 //! | [`task_files`] | [`task_files_order`]: the order in a folder of O-LoRA's task files |
-//! | [`metric`] | [`normalize_answer`], [`exact_match`] |
+//! | [`metric`] | [`Metric`]: exact match, ROUGE-L, SARI, edit similarity |
 //! | [`error`] | [`DataError`] |
 //!
 //! Every random choice is a function of its arguments (seeds, epoch, task name) through ChaCha8
@@ -92,7 +92,7 @@ pub use error::{DataError, Place, RecordProblem};
 pub use example::{Example, Split};
 pub use jsonl::{JsonlLibrary, JsonlTask};
 pub use library::open_library;
-pub use metric::{exact_match, normalize_answer};
+pub use metric::{Metric, edit_similarity, exact_match, normalize_answer, rouge_l, sari};
 pub use order::{LengthGrouping, batch_order, evaluation_order};
 pub use stream::{OrderPreset, StreamSpec, order_presets};
 pub use synthetic::{SyntheticSuite, SyntheticTask};

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use crate::error::DataError;
 use crate::example::{Example, Split};
+use crate::metric::Metric;
 use crate::random::{choose_sorted, keyed, text_key};
 
 /// One task whose splits can be read, each on demand.
@@ -13,6 +14,11 @@ pub trait TaskSource: Debug + Send + Sync {
 
     /// The answers that are possible; `None` if the task is not a classification.
     fn labels(&self) -> Option<&[String]>;
+
+    /// How answers are scored.
+    fn metric(&self) -> Metric {
+        Metric::ExactMatch
+    }
 
     /// Reads one split, in file order. A task without a dev split has an empty one.
     ///
@@ -51,6 +57,8 @@ pub struct TaskData {
     pub name: String,
     /// The possible answers of a classification task.
     pub labels: Option<Vec<String>>,
+    /// How answers are scored.
+    pub metric: Metric,
     /// Examples to learn from.
     pub train: Vec<Example>,
     /// Examples for choices made while developing; may be empty.
@@ -96,6 +104,7 @@ impl TaskData {
         let data = Self {
             name: source.name().to_owned(),
             labels: source.labels().map(<[String]>::to_vec),
+            metric: source.metric(),
             train: read(Split::Train)?,
             dev: read(Split::Dev)?,
             test: read(Split::Test)?,
