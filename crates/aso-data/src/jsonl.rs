@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::error::{DataError, Place, nearest};
+use crate::error::{DataError, Place};
 use crate::example::{Example, Split};
 use crate::records::{
-    fields, label_field, parse_line, read, read_labels, subdirectories, text_field,
+    fields, find_named, label_field, parse_line, read, read_labels, subdirectories, text_field,
 };
 use crate::task::{TaskLibrary, TaskSource};
 
@@ -121,22 +121,8 @@ impl TaskLibrary for JsonlLibrary {
     }
 
     fn task(&self, name: &str) -> Result<Box<dyn TaskSource>, DataError> {
-        // An exact match first: a case-sensitive file system may hold names that differ in case.
-        let exact = self.tasks.iter().find(|(known, _)| known == name);
-        let folded = || {
-            self.tasks
-                .iter()
-                .find(|(k, _)| k.to_lowercase() == name.to_lowercase())
-        };
-        match exact.or_else(folded) {
-            Some((_, dir)) => Ok(Box::new(JsonlTask::open(dir)?)),
-            None => Err(DataError::UnknownTask {
-                name: name.to_owned(),
-                nearest: nearest(name, self.tasks.iter().map(|(known, _)| known.as_str())),
-                available: self.names(),
-                root: self.root.display().to_string(),
-            }),
-        }
+        let (_, dir) = find_named(&self.tasks, name, &self.root)?;
+        Ok(Box::new(JsonlTask::open(dir)?))
     }
 }
 

@@ -9,6 +9,8 @@
 //! | [`task`] | [`TaskSource`] and [`TaskLibrary`] (where tasks come from), [`TaskData`] (a task in memory), [`ExampleCaps`] |
 //! | [`benchmark`] | [`ClBenchmark`]: the CL benchmark's `TASK/DATASET/{train,dev,test,labels}.json` |
 //! | [`jsonl`] | [`JsonlTask`], [`JsonlLibrary`]: own tasks as `{"input", "target"}` lines |
+//! | [`trace`] | [`TraceLibrary`]: TRACE's `TASK/{train,eval,test}.json` |
+//! | [`superni`] | [`SuperNiLibrary`]: Super-NaturalInstructions, as SAPT divides it or file by file |
 //! | [`library`] | [`open_library`]: either of the two layouts |
 //! | [`synthetic`] | [`SyntheticSuite`]: generated tasks of known relatedness, and text to pre-train on |
 //! | [`prompt`] | the benchmark's prompt, byte for byte |
@@ -74,9 +76,11 @@ pub mod metric;
 pub mod order;
 pub mod prompt;
 pub mod stream;
+pub mod superni;
 pub mod synthetic;
 pub mod task;
 pub mod task_files;
+pub mod trace;
 
 pub mod random;
 mod records;
@@ -95,6 +99,8 @@ pub use library::open_library;
 pub use metric::{Metric, edit_similarity, exact_match, normalize_answer, rouge_l, sari};
 pub use order::{LengthGrouping, batch_order, evaluation_order};
 pub use stream::{OrderPreset, StreamSpec, order_presets};
+pub use superni::{SuperNiLibrary, SuperNiTask};
 pub use synthetic::{SyntheticSuite, SyntheticTask};
 pub use task::{ExampleCaps, TaskData, TaskLibrary, TaskSource};
 pub use task_files::{TaskEntry, read_task_file, task_files_order};
+pub use trace::{TraceLibrary, TraceTask, trace_metric};

@@ -194,6 +194,64 @@ pub(crate) fn subdirectories(dir: &Path) -> Result<Vec<(String, PathBuf)>, DataE
     Ok(found)
 }
 
+/// The folders of tasks in `root` by name: those that hold one of `files`.
+pub(crate) fn open_folders(
+    root: &Path,
+    files: &[&str],
+    expected: &str,
+) -> Result<Vec<(String, PathBuf)>, DataError> {
+    let layout = |problem: String| DataError::Layout {
+        path: root.to_owned(),
+        problem,
+    };
+    if !root.is_dir() {
+        return Err(layout("no such folder".to_owned()));
+    }
+    let mut tasks = subdirectories(root)?;
+    tasks.retain(|(_, dir)| files.iter().any(|file| dir.join(file).is_file()));
+    if tasks.is_empty() {
+        return Err(layout(format!("no task here, expected {expected}")));
+    }
+    Ok(tasks)
+}
+
+/// The JSON files of a folder, by name without `.json`.
+pub(crate) fn json_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(DataError::io(dir))? {
+        let path = entry.map_err(DataError::io(dir))?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let stem = name.and_then(|name| name.strip_suffix(".json"));
+        if let Some(stem) = stem.filter(|stem| !stem.starts_with('.'))
+            && path.is_file()
+        {
+            found.push((stem.to_owned(), path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The task of that name, whatever its case; an exact match goes first, for a case-sensitive file system may
+/// hold names that differ in case.
+pub(crate) fn find_named<'t>(
+    tasks: &'t [(String, PathBuf)],
+    name: &str,
+    root: &Path,
+) -> Result<&'t (String, PathBuf), DataError> {
+    let exact = tasks.iter().find(|(known, _)| known == name);
+    let folded = || {
+        let mut tasks = tasks.iter();
+        tasks.find(|(known, _)| known.to_lowercase() == name.to_lowercase())
+    };
+    exact.or_else(folded).ok_or_else(|| DataError::UnknownTask {
+        name: name.to_owned(),
+        nearest: nearest(name, tasks.iter().map(|(known, _)| known.as_str())),
+        available: tasks.iter().map(|(known, _)| known.clone()).collect(),
+        root: root.display().to_string(),
+    })
+}
+
 /// Reads a file, without the byte-order mark that some editors put in front of UTF-8.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, DataError> {
     let bytes = fs::read(path).map_err(DataError::io(path))?;

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use aso_backbones::{
     AutoConfig, AutoModel, Backbone, BackboneError, Checkpoint, FloatDtype, ModelKind,
 };
-use aso_data::{ClBenchmark, JsonlLibrary, SyntheticSuite, TaskLibrary, TextTokenizer};
+use aso_data::{
+    ClBenchmark, JsonlLibrary, SuperNiLibrary, SyntheticSuite, TaskLibrary, TextTokenizer,
+    TraceLibrary,
+};
 use aso_hub::{DEFAULT_REVISION, Hub, HubConfig, ModelId};
 use aso_lora::{Adapter, AdapterKind};
 use burn::tensor::Device;
@@ -248,6 +251,8 @@ pub fn open_library(settings: &DataSettings) -> Result<Box<dyn TaskLibrary>, Tra
     Ok(match settings.format {
         DataFormat::ClBenchmark => Box::new(ClBenchmark::open(path)?),
         DataFormat::Jsonl => Box::new(JsonlLibrary::open(path)?),
+        DataFormat::Trace => Box::new(TraceLibrary::open(path)?),
+        DataFormat::SuperNi => Box::new(SuperNiLibrary::open(path)?),
         DataFormat::Embedded => Box::new(SyntheticSuite::demo(EMBEDDED_SUITE_SEED)),
     })
 }

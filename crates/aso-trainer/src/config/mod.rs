@@ -115,7 +115,8 @@ settings! {
     pub struct DataSettings {
         /// "cl-benchmark" (`TASK/DATASET/{train,dev,test,labels}.json` with
         /// `instruction_config.json`), "jsonl" (`TASK/{train,dev,test}.jsonl`, one object with
-        /// `input` and `target` a line) or "embedded" (the built-in suite).
+        /// `input` and `target` a line), "trace" (`TASK/{train,eval,test}.json` with `prompt` and
+        /// `answer`), "superni" (Super-NaturalInstructions) or "embedded" (the built-in suite).
         pub format: DataFormat = DataFormat::Embedded,
         /// Folder of the data; unset for "embedded".
         #[sample = "\"data/cl-benchmark\""]
@@ -146,6 +147,11 @@ pub enum DataFormat {
     ClBenchmark,
     /// One folder a task with `input` and `target` in JSON lines.
     Jsonl,
+    /// The layout of TRACE.
+    Trace,
+    /// Super-NaturalInstructions: JSON with `Definition` and `Instances`.
+    #[serde(rename = "superni")]
+    SuperNi,
     /// The suite built into the crate.
     Embedded,
 }

@@ -203,16 +203,14 @@ fn data(config: &RunConfig) -> Result<(), Violation> {
                 format!("\"{}\"", path.display()),
             ));
         }
-        (DataFormat::ClBenchmark | DataFormat::Jsonl, None) => {
+        (format, None) if format != DataFormat::Embedded => {
             return Err(Violation::new(
                 "data.path",
                 "the folder of the data",
                 "nothing",
             ));
         }
-        (DataFormat::ClBenchmark | DataFormat::Jsonl, Some(path))
-            if path.as_os_str().is_empty() =>
-        {
+        (format, Some(path)) if format != DataFormat::Embedded && path.as_os_str().is_empty() => {
             return Err(Violation::new(
                 "data.path",
                 "the folder of the data",
