@@ -371,6 +371,44 @@ fn help_lists_commands_and_examples() {
     }
 }
 
+/// Runs on the other layouts of tasks, and their evaluation, which tells the layout by itself.
+#[test]
+fn every_layout_of_tasks_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = r#"[{"prompt": "Which stance?\nText:\nRates rise.\nStance:", "answer": "up"}]"#;
+    let superni =
+        r#"{"Definition": ["Copy."], "Instances": [{"input": "a b", "output": ["a b"]}]}"#;
+    for (format, task, dev, text_of) in [
+        ("trace", "FOMC", "eval", trace),
+        ("superni", "task1_copy", "dev", superni),
+    ] {
+        let data = dir.path().join(format);
+        fs::create_dir_all(data.join(task)).unwrap();
+        for split in ["train", dev, "test"] {
+            fs::write(data.join(task).join(format!("{split}.json")), text_of).unwrap();
+        }
+        let config = dir.path().join(format!("{format}.toml"));
+        let settings = format!(
+            "[data]\nformat = \"{format}\"\npath = \"{format}\"\n[stream]\ntasks = [\"{task}\"]\n\
+             [train]\nsteps = 1\n[eval]\nmax_new_tokens = 2\n"
+        );
+        fs::write(&config, settings).unwrap();
+        let out = dir.path().join(format!("{format}-out"));
+        succeed(&["run", text(&config), "--out", text(&out)]);
+        assert_eq!(results(&out)["tasks"], serde_json::json!([task]));
+        let model = [
+            "eval",
+            "--model",
+            "embedded:demo",
+            "--data",
+            text(&data),
+            "--json",
+        ];
+        let scores: serde_json::Value = serde_json::from_str(&succeed(&model)).unwrap();
+        assert_eq!(scores["tasks"], serde_json::json!([task]));
+    }
+}
+
 #[test]
 fn orders_are_listed() {
     let all = succeed(&["orders"]);

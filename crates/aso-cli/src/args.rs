@@ -237,7 +237,7 @@ pub(crate) struct EvalArgs {
     /// Adapter folder; repeat in task order
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Vec<PathBuf>,
-    /// Folder of tasks: the CL benchmark or JSONL; left out, the built-in suite
+    /// Folder of tasks in any layout of docs/data-layout.md; left out, the built-in suite
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// The tasks, separated by commas [default: all of the run or folder]

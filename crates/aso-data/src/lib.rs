@@ -11,7 +11,7 @@
 //! | [`jsonl`] | [`JsonlTask`], [`JsonlLibrary`]: own tasks as `{"input", "target"}` lines |
 //! | [`trace`] | [`TraceLibrary`]: TRACE's `TASK/{train,eval,test}.json` |
 //! | [`superni`] | [`SuperNiLibrary`]: Super-NaturalInstructions, as SAPT divides it or file by file |
-//! | [`library`] | [`open_library`]: either of the two layouts |
+//! | [`library`] | [`open_library`]: whichever [`Layout`] it is |
 //! | [`synthetic`] | [`SyntheticSuite`]: generated tasks of known relatedness, and text to pre-train on |
 //! | [`prompt`] | the benchmark's prompt, byte for byte |
 //! | [`encode`] | [`TextTokenizer`], [`Seq2SeqEncoder`]: truncation that spares the instruction |
@@ -95,7 +95,7 @@ pub use encode::{AnswerSet, EncodedExample, Seq2SeqEncoder, TextTokenizer};
 pub use error::{DataError, Place, RecordProblem};
 pub use example::{Example, Split};
 pub use jsonl::{JsonlLibrary, JsonlTask};
-pub use library::open_library;
+pub use library::{Layout, open_library};
 pub use metric::{Metric, edit_similarity, exact_match, normalize_answer, rouge_l, sari};
 pub use order::{LengthGrouping, batch_order, evaluation_order};
 pub use stream::{OrderPreset, StreamSpec, order_presets};

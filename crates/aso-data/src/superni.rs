@@ -14,7 +14,7 @@ use crate::error::{DataError, Place, RecordProblem};
 use crate::example::{Example, Split};
 use crate::metric::Metric;
 use crate::records::{
-    find_named, json_files, json_type, label_field, read_value, subdirectories, text_field,
+    find_named, json_files, json_type, label_field, read, read_value, subdirectories, text_field,
 };
 use crate::task::{TaskLibrary, TaskSource};
 
@@ -71,6 +71,22 @@ impl SuperNiLibrary {
             ));
         }
         Ok(Self { root, tasks })
+    }
+}
+
+impl SuperNiLibrary {
+    /// What the first file begins with, which tells this layout from TRACE's.
+    pub(crate) fn first_byte(&self) -> Option<u8> {
+        let (_, path) = self.tasks.first()?;
+        let mut files = Split::ALL
+            .iter()
+            .map(|split| path.join(format!("{split}.json")));
+        let file = match path.is_dir() {
+            true => files.find(|file| file.is_file())?,
+            false => path.clone(),
+        };
+        let bytes = read(&file).ok()?;
+        bytes.into_iter().find(|byte| !byte.is_ascii_whitespace())
     }
 }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use aso_backbones::{Backbone, GenerationConfig};
+use aso_data::Layout;
 use aso_lora::AdapterScope;
 use aso_trainer::config::{DataFormat, ModelSettings};
 use aso_trainer::evaluate::Evaluator;
@@ -151,11 +152,11 @@ pub(super) fn config_of(
     }
     if let Some(data) = data {
         config.data.path = Some(data.to_owned());
-        let benchmark = data.join("instruction_config.json").is_file();
-        config.data.format = if benchmark {
-            DataFormat::ClBenchmark
-        } else {
-            DataFormat::Jsonl
+        config.data.format = match Layout::of(data) {
+            Layout::ClBenchmark => DataFormat::ClBenchmark,
+            Layout::Jsonl => DataFormat::Jsonl,
+            Layout::Trace => DataFormat::Trace,
+            Layout::SuperNi => DataFormat::SuperNi,
         };
     }
     Ok(config)
