@@ -11,6 +11,9 @@ pub enum SweepError {
     /// The sweep file, or a configuration that it makes.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// An order in task files.
+    #[error(transparent)]
+    Data(#[from] aso_data::DataError),
     /// A run's configuration makes no sense.
     #[error("run {run}: {source}")]
     Run {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -20,8 +20,9 @@ settings! {
         pub config: Table = Table::new(),
         /// The seeds of every method that has none of its own.
         pub seeds: Vec<u64> = vec![1],
-        /// The task orders: a name, and the list of tasks or the name of a published order. None: the
-        /// stream of the base configuration.
+        /// The task orders: a name, and the list of tasks, the name of a published order, or
+        /// `{ configs = "FOLDER" }` for one of O-LoRA's task files. None: the stream of the base
+        /// configuration.
         pub orders: BTreeMap<String, OrderSpec> = BTreeMap::new(),
         /// The methods. None: the method of the base configuration.
         pub methods: Vec<MethodSpec> = Vec::new(),
@@ -71,6 +72,11 @@ pub enum OrderSpec {
     Preset(String),
     /// The tasks.
     Tasks(Vec<String>),
+    /// O-LoRA's task files.
+    Files {
+        /// The folder of steps, such as `configs/order1_configs`.
+        configs: PathBuf,
+    },
 }
 
 plain!(OrderSpec);
@@ -84,7 +90,9 @@ impl<'de> Deserialize<'de> for OrderSpec {
             type Value = OrderSpec;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of tasks, or the name of a published order")
+                f.write_str(
+                    "a list of tasks, the name of a published order, or { configs = \"FOLDER\" }",
+                )
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<OrderSpec, E> {
@@ -97,6 +105,17 @@ impl<'de> Deserialize<'de> for OrderSpec {
                     tasks.push(task);
                 }
                 Ok(OrderSpec::Tasks(tasks))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OrderSpec, A::Error> {
+                let Some((key, configs)) = map.next_entry::<String, PathBuf>()? else {
+                    return Err(de::Error::missing_field("configs"));
+                };
+                let other = map.next_key::<String>()?;
+                match other.or((key != "configs").then_some(key)) {
+                    Some(key) => Err(de::Error::unknown_field(&key, &["configs"])),
+                    None => Ok(OrderSpec::Files { configs }),
+                }
             }
         }
 

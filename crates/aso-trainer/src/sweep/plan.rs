@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aso_backbones::AutoConfig;
-use aso_data::{OrderPreset, Split, TaskSource};
+use aso_data::{OrderPreset, Split, TaskSource, task_files_order};
 use toml::{Table, Value};
 
 use super::SweepError;
@@ -435,6 +435,10 @@ impl Sweep {
             }
             let tasks = match order {
                 OrderSpec::Tasks(tasks) => tasks.clone(),
+                OrderSpec::Files { configs } => {
+                    let folder = self.path.parent().unwrap_or(Path::new(""));
+                    task_files_order(&folder.join(configs))?
+                }
                 OrderSpec::Preset(preset) => match OrderPreset::find(preset) {
                     Ok(preset) => preset.tasks.iter().map(|&task| task.to_owned()).collect(),
                     Err(_) => {
@@ -715,6 +719,34 @@ orders = ["short"]
         std::fs::remove_file(dir.path().join("base.toml")).unwrap();
         let message = Sweep::load(&path, &[]).unwrap_err().to_string();
         assert!(message.contains("base.toml: "), "{message}");
+    }
+
+    #[test]
+    fn an_order_may_lie_in_task_files() {
+        let dir = write(&[("sweep.toml", "[orders]\na = { configs = \"steps\" }\n")]);
+        for (step, test) in [("first", vec!["x"]), ("second", vec!["x", "y"])] {
+            let folder = dir.path().join("steps").join(step);
+            std::fs::create_dir_all(&folder).unwrap();
+            let list = |sets: &[&str]| {
+                let sets: Vec<_> = sets
+                    .iter()
+                    .map(|set| serde_json::json!({ "dataset name": set }))
+                    .collect();
+                serde_json::json!({ "TC": sets }).to_string()
+            };
+            std::fs::write(folder.join("test_tasks.json"), list(&test)).unwrap();
+            let train = list(&test[test.len() - 1..]);
+            std::fs::write(folder.join("train_tasks.json"), train).unwrap();
+        }
+        let path = dir.path().join("sweep.toml");
+        let sweep = Sweep::load(&path, &[]).unwrap();
+        assert_eq!(sweep.orders()["a"], ["x", "y"]);
+        std::fs::remove_dir_all(dir.path().join("steps/first")).unwrap();
+        let message = Sweep::load(&path, &[]).unwrap_err().to_string();
+        assert!(
+            message.contains("steps") && message.contains("learned so far"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::ledger::{Ledger, RunRecord, RunState};
-use super::{Sweep, SweepError};
+use super::{OrderSpec, Sweep, SweepError};
 use crate::config::load::is_relative_path;
 use crate::files::atomic_write;
 use crate::results::Timings;
@@ -151,6 +151,13 @@ impl TuneResults {
             && base.is_relative()
         {
             *base = between(&from.join(&*base), folder).into();
+        }
+        for order in file.orders.values_mut() {
+            if let OrderSpec::Files { configs } = order
+                && configs.is_relative()
+            {
+                *configs = between(&from.join(&*configs), folder).into();
+            }
         }
         file.config = moved(&file.config);
         file.tune = Default::default();
