@@ -49,9 +49,10 @@ fn main() -> anyhow::Result<()> {
             eprintln!("seed {seed:2} {measure:22} {rank_correlation:6.3}  {means:.3?}");
             found.entry(measure).or_default().push(Seed {
                 seed,
-                rank_correlation,
-                mean_by_level: means,
-                pairs: pairs.iter().map(|(_, value)| *value).collect(),
+                rank_correlation: rounded(rank_correlation),
+                same_task_auc: rounded(same_task_auc(&pairs)),
+                mean_by_level: means.map(rounded),
+                pairs: pairs.iter().map(|(_, value)| rounded(*value)).collect(),
             });
         }
     }
@@ -60,11 +61,9 @@ fn main() -> anyhow::Result<()> {
         .map(|(i, j)| level(&specs[i], &specs[j]))
         .collect();
     let measures = found.into_iter().map(|(measure, seeds)| {
-        let values: Vec<f64> = seeds.iter().map(|seed| seed.rank_correlation).collect();
-        let (low, high) = interval(&values);
         let summary = Summary {
-            mean: mean(&values),
-            interval_95: [low, high],
+            rank_correlation: Estimate::of(seeds.iter().map(|seed| seed.rank_correlation)),
+            same_task_auc: Estimate::of(seeds.iter().map(|seed| seed.same_task_auc)),
             seeds,
         };
         (measure, summary)
@@ -74,14 +73,10 @@ fn main() -> anyhow::Result<()> {
         pair_levels: levels,
         measures: measures.collect(),
     };
-    std::fs::write(out, serde_json::to_string_pretty(&report)? + "\n")
-        .with_context(|| out.clone())?;
+    std::fs::write(out, serde_json::to_string(&report)? + "\n").with_context(|| out.clone())?;
     for (measure, summary) in &report.measures {
-        let [low, high] = summary.interval_95;
-        println!(
-            "{measure:22} {:6.3}  95 % [{low:.3}, {high:.3}]",
-            summary.mean
-        );
+        println!("{measure:22} rank correlation {}", summary.rank_correlation);
+        println!("{:22} same task (AUC)  {}", "", summary.same_task_auc);
     }
     Ok(())
 }
@@ -97,17 +92,49 @@ struct Report<'a> {
 
 #[derive(Serialize)]
 struct Summary {
-    /// Mean over seeds of the rank correlation (Spearman) of similarity and level.
+    /// Spearman's, of similarity and level.
+    rank_correlation: Estimate,
+    /// Probability that a pair of level 2 is more similar than another pair.
+    same_task_auc: Estimate,
+    seeds: Vec<Seed>,
+}
+
+/// A mean over seeds.
+#[derive(Serialize)]
+struct Estimate {
     mean: f64,
     /// Bootstrap over seeds.
     interval_95: [f64; 2],
-    seeds: Vec<Seed>,
+}
+
+impl Estimate {
+    fn of(values: impl Iterator<Item = f64>) -> Self {
+        let values: Vec<f64> = values.collect();
+        let (low, high) = interval(&values);
+        Self {
+            mean: rounded(mean(&values)),
+            interval_95: [rounded(low), rounded(high)],
+        }
+    }
+}
+
+impl std::fmt::Display for Estimate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [low, high] = self.interval_95;
+        write!(f, "{:6.3}  95 % [{low:.3}, {high:.3}]", self.mean)
+    }
+}
+
+/// Four decimals say enough.
+fn rounded(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
 }
 
 #[derive(Serialize)]
 struct Seed {
     seed: u64,
     rank_correlation: f64,
+    same_task_auc: f64,
     mean_by_level: [f64; 3],
     pairs: Vec<f64>,
 }
@@ -278,6 +305,19 @@ fn spearman(pairs: &[(usize, f64)]) -> f64 {
     );
     let right = ranks(&pairs.iter().map(|(_, value)| *value).collect::<Vec<_>>());
     aso_attribution::pearson(&left, &right).unwrap_or(0.0)
+}
+
+/// Probability that a pair of level 2 is more similar than one of a lower level; ties count half.
+fn same_task_auc(pairs: &[(usize, f64)]) -> f64 {
+    let of = |same: bool| pairs.iter().filter(move |(level, _)| (*level == 2) == same);
+    let wins = of(true).flat_map(|(_, same)| {
+        of(false).map(move |(_, other)| match same.total_cmp(other) {
+            std::cmp::Ordering::Greater => 1.0,
+            std::cmp::Ordering::Equal => 0.5,
+            std::cmp::Ordering::Less => 0.0,
+        })
+    });
+    mean(&wins.collect::<Vec<f64>>())
 }
 
 fn ranks(values: &[f64]) -> Vec<f64> {
