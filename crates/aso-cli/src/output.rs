@@ -65,7 +65,7 @@ fn matrix(results: &RunResults) -> String {
         table.add_row(std::iter::once(name).chain(scores));
     }
     format!(
-        "{}, seed {}: exact match in percent\n{table}",
+        "{}, seed {}: scores in percent\n{table}",
         results.method, results.seed
     )
 }

@@ -1,7 +1,7 @@
-//! Answers, generated or chosen, scored by exact match.
+//! Answers, generated or chosen, and their scores.
 
 use aso_backbones::{Backbone, GenerationConfig, RowControl, StopCriterion};
-use aso_data::{EncodedExample, evaluation_order, exact_match};
+use aso_data::{EncodedExample, evaluation_order};
 use aso_lora::{AdapterScope, ForwardContext};
 
 use crate::TrainerError;
@@ -127,7 +127,7 @@ impl Evaluator<'_> {
         Ok(likelihoods)
     }
 
-    /// Answers to a task's examples, each with its score: exact match (method.md section 5).
+    /// Answers to a task's examples, each with its score by the task's metric.
     ///
     /// # Errors
     /// As [`predictions`](Self::predictions).
@@ -139,12 +139,16 @@ impl Evaluator<'_> {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<Prediction>, TrainerError> {
         let answers = self.predictions(model, task, scope, progress)?;
-        let scored = |(answer, expected): (String, &String)| Prediction {
-            score: f64::from(u8::from(exact_match(&answer, expected))),
-            expected: expected.clone(),
-            answer,
+        let scored = |(at, (answer, expected)): (usize, (String, &String))| {
+            let source = task.sources.get(at).map_or("", String::as_str);
+            Prediction {
+                score: task.metric.score(&answer, expected, source),
+                expected: expected.clone(),
+                answer,
+            }
         };
-        Ok(answers.into_iter().zip(&task.answers).map(scored).collect())
+        let pairs = answers.into_iter().zip(&task.answers).enumerate();
+        Ok(pairs.map(scored).collect())
     }
 
     /// The mean score on a task in percent.

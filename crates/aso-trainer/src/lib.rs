@@ -18,7 +18,7 @@
 //! | [`trainer`] | [`Trainer`]: the loop |
 //! | [`run`] | [`Run`]: starting, resuming and extending run directories |
 //! | [`optimizer`], [`schedule`] | AdamW over subspaces, global-norm clip, learning rates |
-//! | [`evaluate`] | generation and exact match |
+//! | [`evaluate`] | answers and their scores |
 //! | [`metrics`], [`results`] | accuracy matrix, AP, BWT, forgetting, FWT, `results.json` |
 //! | [`predictions`] | the answers behind the scores |
 //! | [`similarity`] | how alike tasks are after training |

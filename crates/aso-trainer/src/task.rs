@@ -1,6 +1,8 @@
 //! Tasks ready for training and evaluation.
 
-use aso_data::{AnswerSet, EncodedExample, Example, ExampleCaps, Split, TaskData, TaskLibrary};
+use aso_data::{
+    AnswerSet, EncodedExample, Example, ExampleCaps, Metric, Split, TaskData, TaskLibrary,
+};
 
 use crate::TrainerError;
 use crate::codec::TextCodec;
@@ -18,6 +20,10 @@ pub struct Task {
     pub evaluation: Vec<EncodedExample>,
     /// The right answers of `evaluation`, as text.
     pub answers: Vec<String>,
+    /// How answers are scored.
+    pub metric: Metric,
+    /// The prompts of the examples of `evaluation`, for a metric that compares with them; else empty.
+    pub sources: Vec<String>,
     /// What an answer is chosen from, where answers are chosen ([`EvalMode::Score`]).
     pub labels: Option<Labels>,
 }
@@ -92,6 +98,11 @@ impl Task {
                 .iter()
                 .map(|example| example.target.clone())
                 .collect(),
+            metric: loaded.metric,
+            sources: match loaded.metric {
+                Metric::Sari => evaluated.iter().map(Example::prompt).collect(),
+                _ => Vec::new(),
+            },
             labels,
         };
         task.check_vocabulary(split.name(), vocabulary)?;
