@@ -1,0 +1,242 @@
+//! One self-contained page.
+
+use std::collections::BTreeSet;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, UndefinedBehavior, Value};
+use serde::Serialize;
+
+use super::table::{Table, cost, differences, results, spread};
+use crate::ReportError;
+use crate::group::{Group, Stream};
+use crate::metric::Metric;
+use crate::plot::{Figure, StreamFigures, stream_figures, theme};
+use crate::summary::{ReportSummary, StreamSummary};
+
+const TEMPLATE: &str = include_str!("report.html");
+const STYLE: &str = include_str!("report.css");
+
+#[derive(Serialize)]
+struct Page {
+    style: Value,
+    light: Value,
+    dark: Value,
+    version: &'static str,
+    runs: usize,
+    methods: usize,
+    reference: String,
+    streams: Vec<Section>,
+}
+
+/// One sequence of tasks.
+#[derive(Serialize)]
+struct Section {
+    id: String,
+    tasks: Vec<String>,
+    cards: Vec<Card>,
+    legend: Vec<Entry>,
+    results: Table,
+    differences: Option<Table>,
+    all_differences: Option<Table>,
+    cost: Table,
+    metrics: Vec<[&'static str; 2]>,
+    figures: Figures,
+    settings: Settings,
+}
+
+/// A number worth reading first.
+#[derive(Serialize)]
+struct Card {
+    title: &'static str,
+    label: String,
+    value: String,
+    unit: &'static str,
+    color: String,
+}
+
+/// A group in the legend.
+#[derive(Serialize)]
+struct Entry {
+    label: String,
+    color: String,
+    dashed: bool,
+}
+
+/// Figures as SVG, ready to be put into the page.
+#[derive(Serialize)]
+struct Figures {
+    differences: Option<Value>,
+    matrices: Vec<Value>,
+    over_time: Vec<Value>,
+    forgetting: Option<Value>,
+    weights: Vec<Value>,
+    blocks: Vec<Value>,
+    tasks: Vec<Value>,
+    loss: Option<Value>,
+}
+
+/// The configurations.
+#[derive(Serialize)]
+struct Settings {
+    labels: Vec<String>,
+    /// Keys in which groups differ, with the value of each.
+    differing: Vec<(String, Vec<String>)>,
+    /// Each group's `config.toml`, that of its first run.
+    texts: Vec<(String, String)>,
+}
+
+/// Writes the page.
+pub(crate) fn html(streams: &[Stream], report: &ReportSummary) -> Result<String, ReportError> {
+    let mut sections = Vec::new();
+    for (at, (stream, summary)) in streams.iter().zip(&report.streams).enumerate() {
+        sections.push(section(at, stream, summary, report)?);
+    }
+    let groups = || streams.iter().flat_map(|stream| &stream.groups);
+    let labels: BTreeSet<&str> = groups().map(|group| group.label.as_str()).collect();
+    let page = Page {
+        style: Value::from_safe_string(STYLE.to_owned()),
+        light: Value::from_safe_string(theme::declarations(false)),
+        dark: Value::from_safe_string(theme::declarations(true)),
+        version: report.version,
+        runs: groups().map(|group| group.runs.len()).sum(),
+        methods: labels.len(),
+        reference: report.reference.clone(),
+        streams: sections,
+    };
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build()?;
+    environment.set_syntax(syntax);
+    environment.add_filter("signs", |text: &str| text.replace('-', "\u{2212}"));
+    environment.add_template("report.html", TEMPLATE)?;
+    Ok(environment
+        .get_template("report.html")?
+        .render(Serde(page))?)
+}
+
+fn section(
+    at: usize,
+    stream: &Stream,
+    summary: &StreamSummary,
+    report: &ReportSummary,
+) -> Result<Section, ReportError> {
+    let compared = !summary.differences.is_empty();
+    let metrics = Metric::ALL.map(|metric| [metric.heading(), metric.meaning()]);
+    let figures = stream_figures(stream, summary, report, "", false)?;
+    let table = |metrics: &[Metric]| compared.then(|| differences(report, summary, metrics));
+    Ok(Section {
+        id: format!("stream-{}", at + 1),
+        tasks: stream.tasks.clone(),
+        cards: cards(stream, summary),
+        legend: stream.groups.iter().map(entry).collect(),
+        results: results(summary),
+        differences: table(&[Metric::Ap]),
+        all_differences: table(&Metric::ALL),
+        cost: cost(summary),
+        metrics: metrics.to_vec(),
+        figures: inline(figures),
+        settings: settings(stream),
+    })
+}
+
+fn color(group: &Group) -> String {
+    theme::Ink::series(group.number).variable()
+}
+
+fn entry(group: &Group) -> Entry {
+    Entry {
+        label: group.label.clone(),
+        color: color(group),
+        dashed: group.number / theme::SERIES % 2 == 1,
+    }
+}
+
+/// The best group by each of three metrics, or the one there is.
+fn cards(stream: &Stream, summary: &StreamSummary) -> Vec<Card> {
+    let single = summary.groups.len() == 1;
+    let wanted = [
+        (
+            Metric::Ap,
+            "Average performance",
+            "Highest average performance",
+        ),
+        (Metric::Forgetting, "Forgetting", "Least forgetting"),
+        (
+            Metric::LearningAccuracy,
+            "Learning accuracy",
+            "Highest learning accuracy",
+        ),
+    ];
+    let card = |(metric, alone, best): (Metric, &'static str, &'static str)| {
+        let groups = 0..summary.groups.len();
+        let at = groups
+            .into_iter()
+            .find(|at| summary.rank(*at, metric) == Some(0))?;
+        let group = &summary.groups[at];
+        let value = spread(group.metrics.get(&metric).copied().flatten());
+        Some(Card {
+            title: if single { alone } else { best },
+            label: group.label.clone(),
+            value,
+            unit: match metric {
+                Metric::Forgetting => "points",
+                _ => "%",
+            },
+            color: color(stream.groups.get(at)?),
+        })
+    };
+    wanted.into_iter().filter_map(card).collect()
+}
+
+fn inline(figures: StreamFigures) -> Figures {
+    let one = |figure: Option<Figure>| figure.map(|figure| svg(&figure));
+    let many = |figures: Vec<Figure>| figures.iter().map(svg).collect();
+    Figures {
+        differences: one(figures.differences),
+        matrices: many(figures.matrices),
+        over_time: many(figures.over_time),
+        forgetting: one(figures.forgetting),
+        weights: many(figures.weights),
+        blocks: many(figures.blocks),
+        tasks: many(figures.tasks),
+        loss: one(figures.loss),
+    }
+}
+
+fn svg(figure: &Figure) -> Value {
+    Value::from_safe_string(figure.inline())
+}
+
+fn settings(stream: &Stream) -> Settings {
+    let first = |group: &Group| group.runs.first().cloned();
+    let runs: Vec<_> = stream.groups.iter().filter_map(first).collect();
+    let keys: BTreeSet<&String> = runs.iter().flat_map(|run| run.config.keys()).collect();
+    let values = |key: &String| -> Vec<String> {
+        let value = |run: &crate::RunRecord| run.config.get(key).cloned();
+        runs.iter()
+            .map(|run| value(run).unwrap_or_else(|| "unset".to_owned()))
+            .collect()
+    };
+    let differing = keys.into_iter().filter_map(|key| {
+        let values = values(key);
+        let differs = key != "seed" && values.windows(2).any(|pair| pair[0] != pair[1]);
+        differs.then(|| (key.clone(), values))
+    });
+    let texts = stream.groups.iter().zip(&runs);
+    Settings {
+        labels: stream
+            .groups
+            .iter()
+            .map(|group| group.label.clone())
+            .collect(),
+        differing: differing.collect(),
+        texts: texts
+            .filter(|(_, run)| !run.config_text.is_empty())
+            .map(|(group, run)| (group.label.clone(), run.config_text.clone()))
+            .collect(),
+    }
+}

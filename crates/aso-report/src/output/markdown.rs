@@ -1,0 +1,71 @@
+//! Tables for papers and issues.
+
+use std::fmt::Write;
+
+use super::table::{Cell, Mark, Table, cost, differences, results};
+use crate::metric::Metric;
+use crate::summary::ReportSummary;
+
+/// Writes results, differences and costs of each sequence of tasks. The best number of a column is bold, the second
+/// best underlined.
+pub(crate) fn markdown(report: &ReportSummary) -> String {
+    let mut text = String::from("# Continual-learning report\n");
+    for stream in &report.streams {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n## {}\n", escape(&stream.tasks.join(" \u{2192} ")));
+        text += "\nScores in percent, mean \u{b1} standard deviation over seeds.\n";
+        section(&mut text, "Results", &results(stream));
+        if !stream.differences.is_empty() {
+            let table = differences(report, stream, &Metric::ALL);
+            section(&mut text, "Differences", &table);
+        }
+        section(&mut text, "Cost", &cost(stream));
+    }
+    text
+}
+
+fn section(text: &mut String, title: &str, table: &Table) {
+    let header = table.header.iter().map(|heading| escape(&heading.text));
+    let _ = write!(text, "\n### {title}\n\n");
+    line(text, header);
+    let numbers = table.header.len().saturating_sub(1);
+    line(
+        text,
+        std::iter::once("---").chain(std::iter::repeat_n("---:", numbers)),
+    );
+    for row in &table.rows {
+        line(text, row.iter().map(cell));
+    }
+}
+
+fn line(text: &mut String, cells: impl IntoIterator<Item = impl AsRef<str>>) {
+    text.push('|');
+    for cell in cells {
+        let _ = write!(text, " {} |", cell.as_ref());
+    }
+    text.push('\n');
+}
+
+fn cell(cell: &Cell) -> String {
+    let text = escape(&cell.text);
+    match cell.mark {
+        Mark::None => text,
+        Mark::Best => format!("**{text}**"),
+        Mark::Second => format!("<u>{text}</u>"),
+    }
+}
+
+/// Escapes what Markdown and HTML would take for their own.
+fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '<' => escaped += "&lt;",
+            '&' => escaped += "&amp;",
+            '|' | '*' | '_' | '`' | '\\' | '[' => escaped.extend(['\\', c]),
+            '\n' => escaped.push(' '),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}

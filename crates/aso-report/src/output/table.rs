@@ -1,0 +1,240 @@
+//! The tables that the page and Markdown share.
+
+use serde::Serialize;
+
+use crate::metric::Metric;
+use crate::statistics::{Interval, Summary};
+use crate::summary::{Difference, GroupSummary, ReportSummary, StreamSummary};
+
+/// What stands where there is no number.
+pub(super) const NOTHING: &str = "-";
+
+/// A table. The first column names the row.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Table {
+    pub(super) header: Vec<Heading>,
+    pub(super) rows: Vec<Vec<Cell>>,
+}
+
+/// The head of a column.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Heading {
+    pub(super) text: String,
+    /// More about it.
+    pub(super) title: Option<&'static str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Cell {
+    pub(super) text: String,
+    pub(super) mark: Mark,
+}
+
+/// The place of a number in its column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Mark {
+    None,
+    Best,
+    Second,
+}
+
+fn heading(text: &str) -> Heading {
+    Heading {
+        text: text.to_owned(),
+        title: None,
+    }
+}
+
+fn plain(text: impl Into<String>) -> Cell {
+    Cell {
+        text: text.into(),
+        mark: Mark::None,
+    }
+}
+
+/// `mean ± sd` with two decimals, for metrics.
+pub(super) fn spread(summary: Option<Summary>) -> String {
+    spread_to(summary, 2)
+}
+
+fn spread_to(summary: Option<Summary>, decimals: usize) -> String {
+    let text = |summary: Summary| match summary.sd {
+        Some(sd) => format!("{:.decimals$} \u{b1} {sd:.decimals$}", summary.mean),
+        None => format!("{:.decimals$}", summary.mean),
+    };
+    summary.map_or_else(|| NOTHING.to_owned(), text)
+}
+
+fn interval(interval: Option<Interval>) -> String {
+    interval.map_or_else(
+        || NOTHING.to_owned(),
+        |interval| format!("{:+.2} to {:+.2}", interval.low, interval.high),
+    )
+}
+
+/// All metrics of all groups; best and second best of each column marked where there is something to compare.
+pub(super) fn results(stream: &StreamSummary) -> Table {
+    let metrics = Metric::ALL.map(|metric| Heading {
+        text: format!(
+            "{} {}",
+            metric.heading(),
+            if metric.higher_is_better() {
+                "\u{2191}"
+            } else {
+                "\u{2193}"
+            }
+        ),
+        title: Some(metric.meaning()),
+    });
+    let fixed = [heading("method"), heading("seeds")];
+    let row = |(at, group): (usize, &GroupSummary)| {
+        let metric = |metric: Metric| {
+            let mark = match stream.rank(at, metric) {
+                _ if stream.groups.len() < 2 => Mark::None,
+                Some(0) => Mark::Best,
+                Some(1) => Mark::Second,
+                _ => Mark::None,
+            };
+            let summary = group.metrics.get(&metric).copied().flatten();
+            let mut text = spread(summary);
+            // Fewer runs than the row says.
+            if let Some(summary) = summary.filter(|summary| summary.n < group.runs.len()) {
+                text = format!("{text} (n = {})", summary.n);
+            }
+            Cell { text, mark }
+        };
+        let seeds = plain(group.runs.len().to_string());
+        let fixed = [plain(&group.label), seeds];
+        fixed.into_iter().chain(Metric::ALL.map(metric)).collect()
+    };
+    Table {
+        header: fixed.into_iter().chain(metrics).collect(),
+        rows: stream.groups.iter().enumerate().map(row).collect(),
+    }
+}
+
+/// The differences to the reference in some metrics, which have a column of their own if there are several.
+pub(super) fn differences(
+    report: &ReportSummary,
+    stream: &StreamSummary,
+    metrics: &[Metric],
+) -> Table {
+    let minus = format!("minus {}", report.reference);
+    let several = metrics.len() > 1;
+    let metric = several.then(|| heading("metric"));
+    let header = [
+        heading(&minus),
+        heading("seeds"),
+        Heading {
+            text: "95 % over seeds".to_owned(),
+            title: Some("Student's t over the differences of the seeds that both have"),
+        },
+        Heading {
+            text: "p".to_owned(),
+            title: Some("exact sign-flip test over seeds"),
+        },
+        Heading {
+            text: "95 % over examples".to_owned(),
+            title: Some("paired bootstrap over test examples, drawn within each task"),
+        },
+    ];
+    let row = |difference: &Difference, metric: Metric| {
+        let paired = difference.metrics.get(&metric)?.as_ref()?;
+        let change = match paired.sd {
+            Some(sd) => format!("{:+.2} \u{b1} {sd:.2}", paired.mean),
+            None => format!("{:+.2}", paired.mean),
+        };
+        let p = paired.sign_flip_p.map(|p| format!("{p:.3}"));
+        let name = several.then(|| metric.heading().to_owned());
+        let first = std::iter::once(difference.label.clone()).chain(name);
+        let numbers = [
+            change,
+            paired.n.to_string(),
+            interval(paired.seeds_interval),
+            p.unwrap_or_else(|| NOTHING.to_owned()),
+            interval(paired.examples_interval),
+        ];
+        Some(first.chain(numbers).map(plain).collect())
+    };
+    let rows = stream.differences.iter().flat_map(|difference| {
+        metrics
+            .iter()
+            .filter_map(move |metric| row(difference, *metric))
+    });
+    Table {
+        header: std::iter::once(heading("method"))
+            .chain(metric)
+            .chain(header)
+            .collect(),
+        rows: rows.collect(),
+    }
+}
+
+/// What the groups cost.
+pub(super) fn cost(stream: &StreamSummary) -> Table {
+    let header = [
+        heading("method"),
+        Heading {
+            text: "trainable parameters".to_owned(),
+            title: Some("elements that one task trains"),
+        },
+        Heading {
+            text: "s per step".to_owned(),
+            title: Some("median over the steps of a run"),
+        },
+        heading("training in s"),
+        heading("of it attribution in s"),
+        heading("evaluation in s"),
+    ];
+    let row = |group: &GroupSummary| {
+        let cost = &group.cost;
+        let parameters = cost.trainable_parameters.map(grouped);
+        [
+            plain(&group.label),
+            plain(parameters.unwrap_or_else(|| NOTHING.to_owned())),
+            plain(spread_to(cost.seconds_per_step, 3)),
+            plain(spread_to(cost.train_seconds, 1)),
+            plain(spread_to(cost.attribution_seconds, 1)),
+            plain(spread_to(cost.evaluation_seconds, 1)),
+        ]
+        .to_vec()
+    };
+    Table {
+        header: header.to_vec(),
+        rows: stream.groups.iter().map(row).collect(),
+    }
+}
+
+/// Digits in groups of three, with thin spaces.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        let summary = |mean, sd| Some(Summary { mean, sd, n: 2 });
+        assert_eq!(spread(summary(71.234, Some(0.5))), "71.23 \u{b1} 0.50");
+        assert_eq!(spread(summary(71.236, None)), "71.24");
+        assert_eq!(spread(None), "-");
+        let range = Interval {
+            low: -1.0,
+            high: 2.5,
+        };
+        assert_eq!(interval(Some(range)), "-1.00 to +2.50");
+        assert_eq!(grouped(12), "12");
+        assert_eq!(grouped(1_234_567), "1\u{202f}234\u{202f}567");
+    }
+}

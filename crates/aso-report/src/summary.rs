@@ -1,0 +1,608 @@
+//! The numbers of a report: means over seeds, paired differences, costs. What `--format json` writes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use aso_trainer::RunResults;
+use serde::Serialize;
+
+use crate::ReportError;
+use crate::group::{Group, Stream};
+use crate::metric::{Metric, Term};
+use crate::predictions::{ExampleScores, read_scores};
+use crate::record::RunRecord;
+use crate::statistics::{Interval, Summary, bootstrap, median, sign_flip_p, t_interval};
+
+/// Version of the JSON form.
+pub const FORMAT: u32 = 1;
+
+/// The method that others are compared with unless another one is named.
+const DEFAULT_REFERENCE: &str = "aso-lora";
+
+/// Metrics that are sums over the accuracy matrix and so have an interval over examples.
+const SUMS: [Metric; 5] = [
+    Metric::Ap,
+    Metric::ApBySample,
+    Metric::Bwt,
+    Metric::Fwt,
+    Metric::LearningAccuracy,
+];
+
+/// Largest distance, in percent, between a score in `results.json` and the mean of its predictions.
+const SCORE_TOLERANCE: f64 = 1e-6;
+
+/// All numbers of a report. Scores are in percent, times in seconds; lists over tasks have the order of `tasks`;
+/// `null` where a number could not be computed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ReportSummary {
+    /// Version of this form, 1.
+    pub format: u32,
+    /// Version of the program.
+    pub version: &'static str,
+    /// The label of the group that the others are compared with.
+    pub reference: String,
+    /// One entry for each sequence of tasks.
+    pub streams: Vec<StreamSummary>,
+}
+
+/// The numbers of all runs on one sequence of tasks.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StreamSummary {
+    /// The tasks in the order in which they were learned.
+    pub tasks: Vec<String>,
+    /// The groups.
+    pub groups: Vec<GroupSummary>,
+    /// Each other group minus the reference, over the seeds that both have; empty without the reference.
+    pub differences: Vec<Difference>,
+}
+
+/// The numbers of one group over its seeds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GroupSummary {
+    /// What the group is called.
+    pub label: String,
+    /// The method's name.
+    pub method: String,
+    /// The runs, by seed.
+    pub runs: Vec<RunSummary>,
+    /// Every metric over the runs that have it.
+    pub metrics: BTreeMap<Metric, Option<Summary>>,
+    /// `R[i][j]`: the score on task j after training task i.
+    pub accuracy: Vec<Vec<Option<Summary>>>,
+    /// Scores of the untouched backbone.
+    pub zero_shot: Vec<Option<Summary>>,
+    /// Forgetting of each task but the last, `max_{i in j..T-1} R[i][j] - R[T][j]`.
+    pub forgetting_by_task: Vec<Option<Summary>>,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunSummary {
+    /// The run directory, as found.
+    pub directory: String,
+    /// The seed.
+    pub seed: u64,
+    /// Every metric, as `results.json` has it.
+    pub metrics: BTreeMap<Metric, Option<f64>>,
+}
+
+/// What the runs of a group cost.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cost {
+    /// Elements that one task trains: the size of the last task's adapter, of `inf-lora` that of B alone.
+    pub trainable_parameters: Option<u64>,
+    /// Seconds of a step: the median over a run's steps, attribution included where one was due.
+    pub seconds_per_step: Option<Summary>,
+    /// Seconds of training over all tasks, attribution included.
+    pub train_seconds: Option<Summary>,
+    /// Seconds of attribution over all tasks.
+    pub attribution_seconds: Option<Summary>,
+    /// Seconds of evaluation over all tasks, the untouched backbone included.
+    pub evaluation_seconds: Option<Summary>,
+}
+
+/// A group minus the reference.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Difference {
+    /// The group.
+    pub label: String,
+    /// The seeds that both have.
+    pub seeds: Vec<u64>,
+    /// Every metric that both have.
+    pub metrics: BTreeMap<Metric, Option<PairedDifference>>,
+}
+
+/// The difference of a metric between two groups, paired by seed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PairedDifference {
+    /// Mean of the differences, over the seeds.
+    pub mean: f64,
+    /// Their sample standard deviation; `null` for one seed.
+    pub sd: Option<f64>,
+    /// Seeds.
+    pub n: usize,
+    /// 95 % interval over seeds, Student's t; `null` for one seed.
+    pub seeds_interval: Option<Interval>,
+    /// Exact sign-flip p-value over seeds; `null` for one seed and for more than 20.
+    pub sign_flip_p: Option<f64>,
+    /// 95 % percentile interval of the paired bootstrap over test examples; `null` where predictions were not kept,
+    /// and for forgetting.
+    pub examples_interval: Option<Interval>,
+}
+
+impl ReportSummary {
+    /// Computes all numbers. `reference` is the label or the method's name of the group to compare with; left out,
+    /// `aso-lora` or else the first group.
+    ///
+    /// # Errors
+    /// [`ReportError::UnknownReference`], and those of reading predictions.
+    pub fn new(streams: &[Stream], reference: Option<&str>) -> Result<Self, ReportError> {
+        let reference = find_reference(streams, reference)?;
+        let streams = streams.iter().map(|stream| summarise(stream, &reference));
+        Ok(Self {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION"),
+            streams: streams.collect::<Result<_, _>>()?,
+            reference,
+        })
+    }
+}
+
+impl StreamSummary {
+    /// The place of a group among the others by a metric, from 0; groups that agree to two decimals, as tables show
+    /// them, share the better place. `None` where the group lacks the metric.
+    pub fn rank(&self, group: usize, metric: Metric) -> Option<usize> {
+        let shown = |group: &GroupSummary| {
+            let mean = group.metrics.get(&metric).copied().flatten()?.mean;
+            let shown = (mean * 100.0).round();
+            Some(if metric.higher_is_better() {
+                shown
+            } else {
+                -shown
+            })
+        };
+        let own = shown(self.groups.get(group)?)?;
+        let better = self.groups.iter().filter_map(shown);
+        let mut better: Vec<f64> = better.filter(|value| *value > own).collect();
+        better.sort_by(f64::total_cmp);
+        better.dedup();
+        Some(better.len())
+    }
+}
+
+/// The label of the reference.
+fn find_reference(streams: &[Stream], wanted: Option<&str>) -> Result<String, ReportError> {
+    let groups = || streams.iter().flat_map(|stream| &stream.groups);
+    let called = |name: &str| {
+        groups()
+            .find(|group| group.label == name)
+            .or_else(|| groups().find(|group| group.method() == name))
+            .map(|group| group.label.clone())
+    };
+    let Some(wanted) = wanted else {
+        let first = || groups().next().map(|group| group.label.clone());
+        return Ok(called(DEFAULT_REFERENCE).or_else(first).unwrap_or_default());
+    };
+    called(wanted).ok_or_else(|| {
+        let mut labels: Vec<&str> = groups().map(|group| group.label.as_str()).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        ReportError::UnknownReference {
+            found: wanted.to_owned(),
+            expected: labels.join(", "),
+        }
+    })
+}
+
+fn summarise(stream: &Stream, reference: &str) -> Result<StreamSummary, ReportError> {
+    let compared = stream.groups.iter().find(|group| group.label == reference);
+    let mut differences = Vec::new();
+    if let Some(reference) = compared {
+        let mut scores = ScoreCache::default();
+        for group in stream
+            .groups
+            .iter()
+            .filter(|group| group.label != reference.label)
+        {
+            differences.push(difference(group, reference, &mut scores)?);
+        }
+    }
+    Ok(StreamSummary {
+        tasks: stream.tasks.clone(),
+        groups: stream.groups.iter().map(summarise_group).collect(),
+        differences,
+    })
+}
+
+fn summarise_group(group: &Group) -> GroupSummary {
+    let tasks = group.runs.first().map_or(0, |run| run.results.tasks.len());
+    let over = |value: &dyn Fn(&RunResults) -> Option<f64>| {
+        let values = group.runs.iter().filter_map(|run| value(&run.results));
+        Summary::of(&values.collect::<Vec<_>>())
+    };
+    let metrics = Metric::ALL.map(|metric| (metric, over(&|results| metric.of(results))));
+    let row =
+        |after: usize| (0..tasks).map(move |task| over(&|results| results.accuracy[after][task]));
+    GroupSummary {
+        label: group.label.clone(),
+        method: group.method().to_owned(),
+        runs: group.runs.iter().map(summarise_run).collect(),
+        metrics: BTreeMap::from(metrics),
+        accuracy: (0..tasks).map(|after| row(after).collect()).collect(),
+        zero_shot: (0..tasks)
+            .map(|task| over(&|results| results.zero_shot[task]))
+            .collect(),
+        forgetting_by_task: (0..tasks.saturating_sub(1))
+            .map(|task| over(&|results| forgetting(results, task)))
+            .collect(),
+        cost: cost(group),
+    }
+}
+
+fn summarise_run(run: &RunRecord) -> RunSummary {
+    let metrics = Metric::ALL.map(|metric| (metric, metric.of(&run.results)));
+    RunSummary {
+        directory: run.dir.display().to_string(),
+        seed: run.results.seed,
+        metrics: BTreeMap::from(metrics),
+    }
+}
+
+/// `max_{i in j..T-1} R[i][j] - R[T][j]`; `None` if one of the scores is missing.
+fn forgetting(results: &RunResults, task: usize) -> Option<f64> {
+    let (last, earlier) = results.accuracy.split_last()?;
+    let best = earlier[task..]
+        .iter()
+        .try_fold(f64::NEG_INFINITY, |best, row| Some(best.max(row[task]?)))?;
+    Some(best - last[task]?)
+}
+
+fn cost(group: &Group) -> Cost {
+    let over = |value: &dyn Fn(&RunRecord) -> Option<f64>| {
+        Summary::of(&group.runs.iter().filter_map(value).collect::<Vec<_>>())
+    };
+    let step = |run: &RunRecord| {
+        let seconds: Vec<f64> = run.steps.iter().map(|step| step.seconds).collect();
+        median(&seconds)
+    };
+    let total = |seconds: &[f64]| Some(seconds.iter().sum::<f64>());
+    Cost {
+        trainable_parameters: group.runs.iter().find_map(|run| run.trainable_parameters),
+        seconds_per_step: over(&step),
+        train_seconds: over(&|run| total(&run.results.timings.train)),
+        attribution_seconds: over(&|run| total(&run.results.timings.attribution)),
+        evaluation_seconds: over(&|run| {
+            let timings = &run.results.timings;
+            Some(timings.zero_shot + total(&timings.evaluation)?)
+        }),
+    }
+}
+
+fn difference(
+    group: &Group,
+    reference: &Group,
+    scores: &mut ScoreCache,
+) -> Result<Difference, ReportError> {
+    let pairs: Vec<(&RunRecord, &RunRecord)> = group
+        .runs
+        .iter()
+        .filter_map(|run| Some((run, reference.with_seed(run.results.seed)?)))
+        .collect();
+    let intervals = examples_intervals(&pairs, scores)?;
+    let metric = |metric: Metric| {
+        let differences: Vec<f64> = pairs
+            .iter()
+            .filter_map(|(run, other)| Some(metric.of(&run.results)? - metric.of(&other.results)?))
+            .collect();
+        let summary = Summary::of(&differences)?;
+        Some(PairedDifference {
+            mean: summary.mean,
+            sd: summary.sd,
+            n: summary.n,
+            seeds_interval: t_interval(&differences),
+            sign_flip_p: sign_flip_p(&differences),
+            examples_interval: intervals.get(&metric).copied(),
+        })
+    };
+    Ok(Difference {
+        label: group.label.clone(),
+        seeds: pairs.iter().map(|(run, _)| run.results.seed).collect(),
+        metrics: Metric::ALL.map(|key| (key, metric(key))).into(),
+    })
+}
+
+/// Scores of single examples by run directory, task trained last and task evaluated. The reference's are needed for
+/// each other group.
+#[derive(Default)]
+struct ScoreCache {
+    known: HashMap<(String, Option<usize>, usize), Option<ExampleScores>>,
+}
+
+impl ScoreCache {
+    /// The scores behind an entry of a run's matrix; `None` where they were not kept, or are not what the entry was
+    /// computed from.
+    fn get(
+        &mut self,
+        run: &RunRecord,
+        after: Option<usize>,
+        task: usize,
+    ) -> Result<Option<&ExampleScores>, ReportError> {
+        let key = (run.dir.display().to_string(), after, task);
+        if !self.known.contains_key(&key) {
+            let scores = read_scores(&run.dir, &run.results.tasks, after, task)?;
+            let scores = scores.filter(|scores| agrees(run, after, task, scores));
+            self.known.insert(key.clone(), scores);
+        }
+        Ok(self.known.get(&key).and_then(Option::as_ref))
+    }
+}
+
+/// Whether the mean of the scores is the entry of the accuracy matrix.
+fn agrees(run: &RunRecord, after: Option<usize>, task: usize, scores: &ExampleScores) -> bool {
+    let entry = match after {
+        Some(after) => run.results.accuracy[after][task],
+        None => run.results.zero_shot[task],
+    };
+    let found = crate::statistics::mean(&scores.scores).map(|mean| mean * 100.0);
+    let same = match (entry, found) {
+        (Some(entry), Some(found)) => (entry - found).abs() <= SCORE_TOLERANCE,
+        _ => false,
+    };
+    if !same {
+        tracing::warn!(
+            run = %run.dir.display(),
+            task = run.results.tasks[task],
+            expected = ?entry,
+            ?found,
+            "predictions are left out: their mean is not the score in results.json"
+        );
+    }
+    same
+}
+
+/// The bootstrap intervals of all metrics that are sums over the matrix and whose predictions were kept by every
+/// run, for the same examples.
+///
+/// The value of an example is the difference between the two runs, times the share of its score in the metric,
+/// averaged over seeds: a metric is a sum of means over examples, so its resampled value is one, too.
+fn examples_intervals(
+    pairs: &[(&RunRecord, &RunRecord)],
+    scores: &mut ScoreCache,
+) -> Result<BTreeMap<Metric, Interval>, ReportError> {
+    const NONE: [f64; SUMS.len()] = [0.0; SUMS.len()];
+    let Some((first, _)) = pairs.first() else {
+        return Ok(BTreeMap::new());
+    };
+    let samples = &first.results.evaluation_samples;
+    let mut strata: Vec<Vec<[f64; SUMS.len()]>> = samples.iter().map(|n| vec![NONE; *n]).collect();
+    let mut complete = [false; SUMS.len()];
+    for (quantity, metric) in SUMS.into_iter().enumerate() {
+        let Some(terms) = metric.terms(samples) else {
+            continue;
+        };
+        complete[quantity] = true;
+        for term in &terms {
+            let values = &mut strata[term.task];
+            if !add(pairs, term, scores, values, quantity)? {
+                complete[quantity] = false;
+                break;
+            }
+        }
+    }
+    if complete == [false; SUMS.len()] {
+        return Ok(BTreeMap::new());
+    }
+    let intervals = SUMS.into_iter().zip(bootstrap(&strata)).zip(complete);
+    let intervals = intervals.filter(|(_, complete)| *complete);
+    Ok(intervals.map(|(interval, _)| interval).collect())
+}
+
+/// Adds the part of one entry of the matrix to the values of a task's examples; `false` where a run lacks the
+/// predictions, or has them for other examples.
+fn add<const K: usize>(
+    pairs: &[(&RunRecord, &RunRecord)],
+    term: &Term,
+    scores: &mut ScoreCache,
+    values: &mut [[f64; K]],
+    quantity: usize,
+) -> Result<bool, ReportError> {
+    let mut examples = None;
+    for (run, other) in pairs {
+        for (run, sign) in [(run, 1.0), (other, -1.0)] {
+            let Some(found) = scores.get(run, term.after, term.task)? else {
+                return Ok(false);
+            };
+            let same = *examples.get_or_insert(found.examples) == found.examples;
+            if !same || found.scores.len() != values.len() {
+                tracing::warn!(
+                    run = %run.dir.display(),
+                    task = run.results.tasks[term.task],
+                    "no interval over examples: the runs were evaluated on different ones"
+                );
+                return Ok(false);
+            }
+            let factor = 100.0 * sign * term.share / pairs.len() as f64;
+            for (value, score) in values.iter_mut().zip(&found.scores) {
+                value[quantity] += factor * score;
+            }
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::group::group;
+    use crate::testing::{results, write_run};
+
+    fn record(dir: &Path, results: &RunResults) -> (Option<String>, RunRecord) {
+        let run = dir.join(format!("{}-{}", results.method, results.seed));
+        write_run(&run, results);
+        (None, RunRecord::read(&run).unwrap())
+    }
+
+    /// Three seeds of two methods.
+    fn streams(dir: &Path) -> Vec<Stream> {
+        let rows = [
+            ("o-lora", 1, [80.0, 25.0, 60.0, 90.0]),
+            ("o-lora", 2, [70.0, 25.0, 65.0, 85.0]),
+            ("o-lora", 3, [75.0, 25.0, 70.0, 80.0]),
+            ("aso-lora", 1, [80.0, 30.0, 70.0, 90.0]),
+            ("aso-lora", 2, [70.0, 30.0, 70.0, 90.0]),
+            ("aso-lora", 4, [75.0, 30.0, 70.0, 90.0]),
+        ];
+        let runs = rows.map(|(method, seed, rows)| record(dir, &results(method, seed, &rows)));
+        group(runs.into()).unwrap()
+    }
+
+    // import numpy as np; ap = np.array([75, 75, 75]); bwt = np.array([-20, -5, -5])
+    // bwt.mean(), bwt.std(ddof=1); d = np.array([60 - 70, 65 - 70]) / 2 + np.array([0, -5]) / 2 -> -5, -5
+    #[test]
+    fn means_and_differences() {
+        let dir = tempfile::tempdir().unwrap();
+        let streams = streams(dir.path());
+        let summary = ReportSummary::new(&streams, None).unwrap();
+        assert_eq!(summary.reference, "aso-lora");
+        let stream = &summary.streams[0];
+        let o_lora = &stream.groups[0];
+        let ap = o_lora.metrics[&Metric::Ap].unwrap();
+        assert_eq!((ap.mean, ap.sd, ap.n), (75.0, Some(0.0), 3));
+        let bwt = o_lora.metrics[&Metric::Bwt].unwrap();
+        assert!((bwt.mean + 10.0).abs() < 1e-12);
+        assert!((bwt.sd.unwrap() - 75_f64.sqrt()).abs() < 1e-12);
+        assert_eq!(o_lora.forgetting_by_task[0].unwrap().mean, 10.0);
+        assert_eq!(o_lora.accuracy[0][1].unwrap().mean, 25.0);
+        assert_eq!(o_lora.zero_shot[1].unwrap().mean, 20.0);
+        let difference = &stream.differences[0];
+        assert_eq!(difference.label, "o-lora");
+        assert_eq!(difference.seeds, [1, 2]);
+        let ap = difference.metrics[&Metric::Ap].as_ref().unwrap();
+        assert_eq!((ap.mean, ap.n, ap.sign_flip_p), (-5.0, 2, Some(0.5)));
+        assert_eq!(ap.examples_interval, None);
+    }
+
+    #[test]
+    fn ranks_share_what_tables_cannot_tell_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = [
+            ("x", [50.0, 0.0, 50.0, 50.0]),
+            ("y", [50.0, 0.0, 60.0, 50.0]),
+            ("z", [50.0, 0.0, 50.001, 50.001]),
+        ];
+        let runs = runs.map(|(method, rows)| record(dir.path(), &results(method, 1, &rows)));
+        let summary = ReportSummary::new(&group(runs.into()).unwrap(), None).unwrap();
+        let stream = &summary.streams[0];
+        let ranks = |metric| [0, 1, 2].map(|group| stream.rank(group, metric));
+        assert_eq!(ranks(Metric::Ap), [Some(1), Some(0), Some(1)]);
+        assert_eq!(ranks(Metric::Forgetting), [Some(1), Some(0), Some(1)]);
+        assert_eq!(stream.rank(3, Metric::Ap), None);
+    }
+
+    #[test]
+    fn references() {
+        let dir = tempfile::tempdir().unwrap();
+        let streams = streams(dir.path());
+        let summary = ReportSummary::new(&streams, Some("o-lora")).unwrap();
+        assert_eq!(summary.streams[0].differences[0].label, "aso-lora");
+        let error = ReportSummary::new(&streams, Some("x")).unwrap_err();
+        let expected = "reference \"x\": expected one of aso-lora, o-lora";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    /// Predictions whose mean is the entry of the matrix: the first examples are right.
+    fn write_predictions(run: &RunRecord) {
+        let results = &run.results;
+        let names = ["00-a", "01-b"];
+        let rows = [
+            ("zero-shot", &results.zero_shot),
+            (names[0], &results.accuracy[0]),
+            (names[1], &results.accuracy[1]),
+        ];
+        for (after, scores) in rows {
+            let folder = run.dir.join("predictions").join(after);
+            fs::create_dir_all(&folder).unwrap();
+            for (task, score) in scores.iter().enumerate() {
+                let n = results.evaluation_samples[task];
+                let right = (score.unwrap() / 100.0 * n as f64).round() as usize;
+                let line = |e: usize| {
+                    let score = u8::from(e < right);
+                    format!("{{\"answer\":\"\",\"expected\":\"{e}\",\"score\":{score}}}\n")
+                };
+                let text: String = (0..n).map(line).collect();
+                fs::write(folder.join(format!("{}.jsonl", names[task])), text).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn intervals_over_examples() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = [
+            results("o-lora", 1, &[80.0, 10.0, 60.0, 90.0]),
+            results("aso-lora", 1, &[80.0, 30.0, 70.0, 90.0]),
+        ];
+        let runs = runs.map(|results| record(dir.path(), &results));
+        runs.iter().for_each(|(_, run)| write_predictions(run));
+        let streams = group(runs.to_vec()).unwrap();
+        let metrics = |reference| {
+            let summary = ReportSummary::new(&streams, Some(reference)).unwrap();
+            summary.streams[0].differences[0].metrics.clone()
+        };
+        let (there, back) = (metrics("aso-lora"), metrics("o-lora"));
+        for metric in SUMS {
+            let (there, back) = (
+                there[&metric].clone().unwrap(),
+                back[&metric].clone().unwrap(),
+            );
+            let (interval, mirrored) = (
+                there.examples_interval.unwrap(),
+                back.examples_interval.unwrap(),
+            );
+            assert!(
+                interval.low <= there.mean && there.mean <= interval.high,
+                "{metric:?}"
+            );
+            assert_eq!(
+                (interval.low, interval.high),
+                (-mirrored.high, -mirrored.low)
+            );
+        }
+        // One of ten examples of task a differs: the difference of AP is -5 times the number of times it is drawn,
+        // Binomial(10, 1/10): from scipy.stats import binom; binom.ppf([.025, .975], 10, .1) -> 0, 3.
+        let ap = there[&Metric::Ap]
+            .as_ref()
+            .unwrap()
+            .examples_interval
+            .unwrap();
+        assert!(
+            (ap.low + 15.0).abs() < 1e-9 && ap.high.abs() < 1e-9,
+            "{ap:?}"
+        );
+        assert_eq!(
+            there[&Metric::Forgetting]
+                .as_ref()
+                .unwrap()
+                .examples_interval,
+            None
+        );
+
+        // Other predictions than those that the score was computed from.
+        let file = runs[0].1.dir.join("predictions/01-b/00-a.jsonl");
+        let text = fs::read_to_string(&file).unwrap().replacen('1', "0", 1);
+        fs::write(&file, text.replace("\"score\":1", "\"score\":0")).unwrap();
+        let there = metrics("aso-lora");
+        assert_eq!(there[&Metric::Ap].as_ref().unwrap().examples_interval, None);
+        assert!(
+            there[&Metric::Fwt]
+                .as_ref()
+                .unwrap()
+                .examples_interval
+                .is_some()
+        );
+    }
+}
