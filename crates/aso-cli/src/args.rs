@@ -36,6 +36,8 @@ Examples:
       Teaches a finished run more tasks.
   aso sweep sweep.toml --out runs/sweep --jobs 2
       Methods x orders x seeds; runs what is missing, and prints means over seeds.
+  aso report runs --out report.html
+      Compares all runs below runs on one page.
   aso predict --model t5 --adapter runs/order1/adapters/00-dbpedia --input in.jsonl --output out.jsonl
 
 Exit status: 0 done; 2 bad usage, bad input or a failed run; 130 interrupted, with everything
@@ -87,6 +89,8 @@ pub(crate) enum Command {
     Probe(ProbeArgs),
     /// Compare tasks after training: attribution similarity and overlap of subspaces
     Similarity(SimilarityArgs),
+    /// Compare runs: tables, statistics and plots on one page
+    Report(ReportArgs),
     /// Print a commented configuration
     Config(ConfigArgs),
     /// List the published task orders, with their sequences and sources
@@ -419,6 +423,50 @@ pub(crate) struct ProbeArgs {
     /// Also write gradients of the loss
     #[arg(long)]
     pub(crate) gradients: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Runs of the same tasks and the same configuration but for the seed are one group, called by its method and by the
+settings that tell it from others of that method. LABEL=DIR gives the runs in DIR another name.
+
+Examples:
+  aso report runs --out report.html
+  aso report runs/a runs/b \"larger rank=runs/c\" --reference o-lora --out report.html
+  aso report runs --format md
+  aso report runs --out report.html --svg figures --tensorboard board")]
+pub(crate) struct ReportArgs {
+    /// Run directories, or folders that hold some at any depth
+    #[arg(value_name = "[LABEL=]DIR", required = true)]
+    pub(crate) runs: Vec<String>,
+    /// Where to write; replaced as a whole [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// What to write [default: as the name of the file ends, or html]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<ReportFormat>,
+    /// The method or label that the others are compared with [default: aso-lora, or the first]
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) reference: Option<String>,
+    /// Also write every figure as an SVG file into DIR
+    #[arg(long, value_name = "DIR")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Also write a TensorBoard event file for each run below DIR
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tensorboard: Option<PathBuf>,
+}
+
+/// The forms of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// A self-contained page
+    Html,
+    /// Markdown tables
+    Md,
+    /// One row for each method
+    Csv,
+    /// All numbers
+    Json,
 }
 
 /// How answers are found.

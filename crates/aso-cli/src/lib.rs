@@ -54,6 +54,7 @@ fn run(cli: Cli, terminal: Terminal) -> anyhow::Result<ExitCode> {
         Command::Predict(args) => commands::predict::run(&args, &open_device()?, terminal),
         Command::Probe(args) => commands::probe::run(&args, &open_device()?, &terminal),
         Command::Similarity(args) => commands::similarity::run(&args, &open_device()?, &terminal),
+        Command::Report(args) => commands::report::run(&args),
         Command::Config(args) => commands::config::run(&args),
         Command::Orders(args) => commands::orders::run(&args),
     }

@@ -31,7 +31,7 @@ impl Terminal {
         };
         let level = match (quiet, verbose) {
             (true, _) => "warn",
-            (_, true) => "aso=debug,aso_data=debug,aso_trainer=debug,info",
+            (_, true) => "aso=debug,aso_data=debug,aso_report=debug,aso_trainer=debug,info",
             _ => "info",
         };
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());

@@ -6,6 +6,7 @@ pub(crate) mod eval;
 pub(crate) mod orders;
 pub(crate) mod predict;
 pub(crate) mod probe;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod similarity;
 pub(crate) mod sweep;
