@@ -14,12 +14,16 @@ use super::terms::{Terms, Word};
 const MAX_WORDS: usize = 40;
 /// Words of a text that an item needs at least.
 const MIN_WORDS: usize = 6;
+/// Words of a text that are to be repeated.
+const REPEATED: usize = 8;
 /// Draws before a kind of item is given up.
 const TRIES: usize = 20;
 
 /// What an item asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ItemKind {
+    /// All options once more, or a stretch of the text: copying is learned soonest where every token is to be copied.
+    Repeat,
     /// Which of the options the text mentions.
     Mention,
     /// Which option belongs to the text, that is, was taken out of it.
@@ -33,12 +37,13 @@ pub enum ItemKind {
 }
 
 /// Shares of the kinds, in percent.
-const SHARES: [(ItemKind, u32); 5] = [
+const SHARES: [(ItemKind, u32); 6] = [
+    (ItemKind::Repeat, 12),
     (ItemKind::Mention, 12),
-    (ItemKind::Belong, 30),
-    (ItemKind::Group, 25),
-    (ItemKind::Gap, 23),
-    (ItemKind::Pair, 10),
+    (ItemKind::Belong, 26),
+    (ItemKind::Group, 22),
+    (ItemKind::Gap, 20),
+    (ItemKind::Pair, 8),
 ];
 
 /// Makes items from a corpus. Item `n` is a function of the seed and n.
@@ -73,6 +78,7 @@ impl ItemMaker {
         for _ in 0..TRIES {
             let kind = kind(rng);
             let item = match kind {
+                ItemKind::Repeat => self.repeat(rng),
                 ItemKind::Mention => self.mention(rng),
                 ItemKind::Belong => self.belong(rng),
                 ItemKind::Group => self.group(rng),
@@ -130,6 +136,29 @@ impl ItemMaker {
         let (terms, _) = self.topical(passage);
         let top = terms.len().div_ceil(3);
         (top > 0).then(|| terms[rng.random_range(0..top)])
+    }
+
+    fn repeat(&self, rng: &mut ChaCha8Rng) -> Option<Example> {
+        let passage = self.passage(rng)?;
+        let mut options: Vec<String> = self
+            .others(rng, |_| true)?
+            .into_iter()
+            .map(|term| self.name(term).to_owned())
+            .collect();
+        options.truncate(6);
+        let text = passage.shown(self.gap, |_| Show::Word);
+        let (question, answer) = match rng.random_bool(0.5) {
+            true => ("Repeat the options.", options.join(", ")),
+            false => {
+                let beginning = Passage {
+                    words: &passage.words[..REPEATED.min(passage.words.len())],
+                    ..passage
+                };
+                let answer = beginning.shown(self.gap, |_| Show::Word);
+                ("Repeat the beginning of the following text.", answer)
+            }
+        };
+        Some(prompt(rng, question, &options, &text, &answer))
     }
 
     fn mention(&self, rng: &mut ChaCha8Rng) -> Option<Example> {
@@ -460,10 +489,17 @@ mod tests {
             seen.insert(kind);
             let options = item.prefix.split("Option: ").nth(1).unwrap();
             let options: Vec<&str> = options.trim_end().split(", ").collect();
-            assert!(options.contains(&item.target.as_str()), "{item:?}");
-            assert!(options.len() > 1, "{item:?}");
+            if kind != ItemKind::Repeat {
+                assert!(options.contains(&item.target.as_str()), "{item:?}");
+                assert!(options.len() > 1, "{item:?}");
+            }
             let words: Vec<&str> = item.sentence.split([' ', '.', '\n']).collect();
             match kind {
+                ItemKind::Repeat => {
+                    let repeated = options.join(", ");
+                    let text = item.sentence.starts_with(&item.target);
+                    assert!(item.target == repeated || text, "{item:?}");
+                }
                 ItemKind::Mention => {
                     let found = options.iter().filter(|o| words.contains(o)).count();
                     assert_eq!(found, 1, "{item:?}");
@@ -480,6 +516,6 @@ mod tests {
             }
             assert_eq!(maker.item(number).unwrap().1, item);
         }
-        assert_eq!(seen.len(), 5, "{seen:?}");
+        assert_eq!(seen.len(), 6, "{seen:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Pre-training on the texts of a data folder, whose labels are never looked at.
 //!
 //! A small model on a few megabytes of text learns neither words nor reading by predicting text alone. What helps:
-//! token vectors that start from [co-occurrence statistics](embedding), and [items](items) made from the texts that
+//! token vectors that start from co-occurrence statistics, and items made from the texts that
 //! teach what instruction-tuned models can do with a prompt: find the option that the text mentions, choose the one
 //! that belongs to it.
 
