@@ -70,7 +70,7 @@ impl<M: Backbone> Method<M> for OLora {
     }
 }
 
-/// `lambda1 * weight * O`, with optional weights per past row of a layer; none for the first task.
+/// `lambda1 * weight * O`, with optional weights per past row of a layer; none for the first task or where lambda1 is 0.
 pub(super) fn orthogonality<M: AdapterHost>(
     model: &M,
     task: &TaskInfo,
@@ -78,6 +78,9 @@ pub(super) fn orthogonality<M: AdapterHost>(
     weight: f64,
     row_weights: impl Fn(&LoraLinear, &[usize]) -> Option<Vec<f32>>,
 ) -> Option<Penalty> {
+    if task.settings.lambda1 == 0.0 {
+        return None;
+    }
     let mut pairs = Vec::new();
     model.visit_linears(&mut |layer| {
         let (Some(active), Some(frozen)) = (layer.active(), layer.frozen()) else {
@@ -97,9 +100,9 @@ pub(super) fn orthogonality<M: AdapterHost>(
     })
 }
 
-/// `lambda2 * N`; none for the first task.
+/// `lambda2 * N`; none for the first task or where lambda2 is 0.
 pub(super) fn norm<M: AdapterHost>(model: &M, task: &TaskInfo) -> Option<Penalty> {
-    if task.index == 0 {
+    if task.index == 0 || task.settings.lambda2 == 0.0 {
         return None;
     }
     let mut total: Option<Tensor<1>> = None;
