@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
-use aso_attribution::{Attributor, Preset};
+use aso_attribution::{Attributor, MAX_PATH_ROWS, Preset};
 use aso_data::random::{below, keyed};
 use aso_data::synthetic::{Bank, Factor, Genre, Style, TOPICS, TaskSpec};
 use aso_data::{SyntheticSuite, TaskLibrary};
@@ -268,7 +268,7 @@ fn measure(specs: &[TaskSpec], seed: u64) -> anyhow::Result<Vec<(&'static str, M
         ("attribution, aso", Preset::Aso),
         ("attribution, reference", Preset::Reference),
     ] {
-        let attributor = Attributor::preset(preset, 64);
+        let attributor = Attributor::preset(preset, MAX_PATH_ROWS);
         let measured =
             TaskSimilarities::measure(&mut loaded.model, &adapters, &batches, &attributor)?;
         if found.is_empty() {

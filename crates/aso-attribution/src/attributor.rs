@@ -16,6 +16,9 @@ pub enum Preset {
     Reference,
 }
 
+/// Path rows (examples times points) that usually run at once: a bound on memory that large batches still fill.
+pub const MAX_PATH_ROWS: usize = 64;
+
 /// Which blocks are tapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TapChoice {

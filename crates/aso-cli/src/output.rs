@@ -1,7 +1,8 @@
 //! Results as tables and JSON on stdout.
 
 use aso_trainer::RunResults;
-use aso_trainer::sweep::{Spread, SweepResults, TuneResults};
+use aso_trainer::metrics::Spread;
+use aso_trainer::sweep::{SweepResults, TuneResults};
 use comfy_table::{CellAlignment, Table, presets};
 
 /// Prints a value as JSON.

@@ -10,6 +10,7 @@
 //! Sources: Student, "The probable error of a mean" (1908); Fisher, "The Design of Experiments" (1935), sign flips;
 //! Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 13 and 16.
 
+use aso_trainer::metrics::Spread;
 use std::f64::consts::{FRAC_2_PI, FRAC_PI_2};
 
 use rand_chacha::ChaCha8Rng;
@@ -27,29 +28,6 @@ const BOOTSTRAP_SEED: u64 = 0;
 
 /// Most values for which every assignment of signs is tried.
 const MOST_FLIPPED: usize = 20;
-
-/// Values of several seeds in two numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Summary {
-    /// Mean.
-    pub mean: f64,
-    /// Sample standard deviation; `None` for one value.
-    pub sd: Option<f64>,
-    /// Number of values.
-    pub n: usize,
-}
-
-impl Summary {
-    /// The summary of `values`; `None` where there are none.
-    pub fn of(values: &[f64]) -> Option<Self> {
-        let mean = mean(values)?;
-        Some(Self {
-            mean,
-            sd: standard_deviation(values),
-            n: values.len(),
-        })
-    }
-}
 
 /// An interval of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -69,14 +47,12 @@ impl Interval {
 
 /// `sum x / n`; `None` for no values.
 pub fn mean(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    Spread::of(values).map(|spread| spread.mean)
 }
 
 /// `sqrt(sum (x - mean)^2 / (n - 1))`; `None` for fewer than two values.
 pub fn standard_deviation(values: &[f64]) -> Option<f64> {
-    let mean = mean(values)?;
-    let squares = values.iter().map(|value| (value - mean).powi(2));
-    (values.len() > 1).then(|| (squares.sum::<f64>() / (values.len() - 1) as f64).sqrt())
+    Spread::of(values)?.sd
 }
 
 /// The middle value, the mean of the two middle ones for an even number; `None` for no values.
@@ -230,8 +206,8 @@ mod tests {
         );
         close(median(&values).unwrap(), 71.2, 1e-12);
         close(median(&values[..4]).unwrap(), 70.8, 1e-12);
-        assert_eq!(Summary::of(&[]), None);
-        assert_eq!(Summary::of(&[4.0]).unwrap().sd, None);
+        assert_eq!(Spread::of(&[]), None);
+        assert_eq!(Spread::of(&[4.0]).unwrap().sd, None);
         assert_eq!(median(&[]), None);
     }
 

@@ -1,5 +1,6 @@
 //! The numbers of a report: means over seeds, paired differences, costs. What `--format json` writes.
 
+use aso_trainer::metrics::Spread;
 use std::collections::{BTreeMap, HashMap};
 
 use aso_trainer::RunResults;
@@ -10,7 +11,7 @@ use crate::group::{Group, Stream};
 use crate::metric::{Metric, Term};
 use crate::predictions::{ExampleScores, read_scores};
 use crate::record::RunRecord;
-use crate::statistics::{Interval, Summary, bootstrap, median, sign_flip_p, t_interval};
+use crate::statistics::{Interval, bootstrap, median, sign_flip_p, t_interval};
 
 /// Version of the JSON form.
 pub const FORMAT: u32 = 1;
@@ -65,13 +66,13 @@ pub struct GroupSummary {
     /// The runs, by seed.
     pub runs: Vec<RunSummary>,
     /// Every metric over the runs that have it.
-    pub metrics: BTreeMap<Metric, Option<Summary>>,
+    pub metrics: BTreeMap<Metric, Option<Spread>>,
     /// `R[i][j]`: the score on task j after training task i.
-    pub accuracy: Vec<Vec<Option<Summary>>>,
+    pub accuracy: Vec<Vec<Option<Spread>>>,
     /// Scores of the untouched backbone.
-    pub zero_shot: Vec<Option<Summary>>,
+    pub zero_shot: Vec<Option<Spread>>,
     /// Forgetting of each task but the last, `max_{i in j..T-1} R[i][j] - R[T][j]`.
-    pub forgetting_by_task: Vec<Option<Summary>>,
+    pub forgetting_by_task: Vec<Option<Spread>>,
     /// What it cost.
     pub cost: Cost,
 }
@@ -93,13 +94,13 @@ pub struct Cost {
     /// Elements that one task trains: the size of the last task's adapter, of `inf-lora` that of B alone.
     pub trainable_parameters: Option<u64>,
     /// Seconds of a step: the median over a run's steps, attribution included where one was due.
-    pub seconds_per_step: Option<Summary>,
+    pub seconds_per_step: Option<Spread>,
     /// Seconds of training over all tasks, attribution included.
-    pub train_seconds: Option<Summary>,
+    pub train_seconds: Option<Spread>,
     /// Seconds of attribution over all tasks.
-    pub attribution_seconds: Option<Summary>,
+    pub attribution_seconds: Option<Spread>,
     /// Seconds of evaluation over all tasks, the untouched backbone included.
-    pub evaluation_seconds: Option<Summary>,
+    pub evaluation_seconds: Option<Spread>,
 }
 
 /// A group minus the reference.
@@ -219,7 +220,7 @@ fn summarise_group(group: &Group) -> GroupSummary {
     let tasks = group.runs.first().map_or(0, |run| run.results.tasks.len());
     let over = |value: &dyn Fn(&RunResults) -> Option<f64>| {
         let values = group.runs.iter().filter_map(|run| value(&run.results));
-        Summary::of(&values.collect::<Vec<_>>())
+        Spread::of(&values.collect::<Vec<_>>())
     };
     let metrics = Metric::ALL.map(|metric| (metric, over(&|results| metric.of(results))));
     let row =
@@ -260,7 +261,7 @@ fn forgetting(results: &RunResults, task: usize) -> Option<f64> {
 
 fn cost(group: &Group) -> Cost {
     let over = |value: &dyn Fn(&RunRecord) -> Option<f64>| {
-        Summary::of(&group.runs.iter().filter_map(value).collect::<Vec<_>>())
+        Spread::of(&group.runs.iter().filter_map(value).collect::<Vec<_>>())
     };
     let step = |run: &RunRecord| {
         let seconds: Vec<f64> = run.steps.iter().map(|step| step.seconds).collect();
@@ -295,7 +296,7 @@ fn difference(
             .iter()
             .filter_map(|(run, other)| Some(metric.of(&run.results)? - metric.of(&other.results)?))
             .collect();
-        let summary = Summary::of(&differences)?;
+        let summary = Spread::of(&differences)?;
         Some(PairedDifference {
             mean: summary.mean,
             sd: summary.sd,

@@ -132,6 +132,34 @@ impl AccuracyMatrix {
     }
 }
 
+/// Mean and standard deviation, over seeds for example.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The mean.
+    pub mean: f64,
+    /// The standard deviation of a sample, `sqrt(sum (x - mean)^2 / (n - 1))`; `None` for a single value.
+    pub sd: Option<f64>,
+    /// The number of values.
+    pub n: usize,
+}
+
+impl Spread {
+    /// The spread of values; `None` without any.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let n = values.len();
+        if n == 0 {
+            return None;
+        }
+        let mean = values.iter().sum::<f64>() / n as f64;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        Some(Self {
+            mean,
+            sd: (n > 1).then(|| (squares / (n - 1) as f64).sqrt()),
+            n,
+        })
+    }
+}
+
 /// The mean; `None` when a value is missing or there are none.
 fn mean(values: impl ExactSizeIterator<Item = Option<f64>>) -> Option<f64> {
     let count = values.len();

@@ -1,6 +1,7 @@
 //! The continual loop: one task after another, evaluation after each, resumable at any moment.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -73,7 +74,7 @@ pub struct Trainer<M: Backbone> {
     model_name: String,
     config: RunConfig,
     lora: LoraConfig,
-    tasks: Vec<Task>,
+    tasks: Arc<[Task]>,
     names: Vec<String>,
     method: Box<dyn Method<M>>,
     dir: RunDir,
@@ -125,7 +126,7 @@ impl<M: Backbone> Trainer<M> {
             model,
             codec,
             config,
-            tasks,
+            tasks: tasks.into(),
             dir,
             state,
             metrics,
@@ -338,22 +339,10 @@ impl<M: Backbone> Trainer<M> {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Outcome, TrainerError> {
-        // Taken out for the time of the training, so that examples and the rest can be borrowed apart.
-        let tasks = std::mem::take(&mut self.tasks);
-        let outcome = self.train_on(&tasks, index, observer, stop);
-        self.tasks = tasks;
-        outcome
-    }
-
-    fn train_on(
-        &mut self,
-        tasks: &[Task],
-        index: usize,
-        observer: &mut dyn Observer,
-        stop: &AtomicBool,
-    ) -> Result<Outcome, TrainerError> {
         let structure = self.method.structure();
-        let examples = Self::examples(tasks, structure, index);
+        // Shared, so that the examples can be borrowed beside the rest of `self`.
+        let tasks = self.tasks.clone();
+        let examples = Self::examples(&tasks, structure, index);
         let name = match structure {
             Structure::Joint => JOINT.to_owned(),
             _ => self.names[index].clone(),

@@ -3,16 +3,13 @@
 use std::path::Path;
 
 use anyhow::Context;
-use aso_attribution::{Attributor, Preset};
+use aso_attribution::{Attributor, MAX_PATH_ROWS, Preset};
 use aso_backbones::TokenBatch;
 use aso_backbones::t5::T5ForConditionalGeneration;
 use aso_lora::{Adapter, AdapterHost};
 use burn::tensor::Device;
 
 use crate::{Outcome, Workload, read_batch};
-
-/// As in a run of `aso-lora`.
-const MAX_PATH_ROWS: usize = 64;
 
 pub(crate) struct Attribution {
     model: T5ForConditionalGeneration,

@@ -21,7 +21,8 @@ pub(crate) struct Args {
     /// Optimizer steps, instead of hours
     #[arg(long, value_name = "N", conflicts_with = "hours")]
     steps: Option<usize>,
-    /// Folder to write to, from the root of the workspace [default: where the program's own model is]
+    /// Folder to write to, from the root of the workspace; with --data also the state of the training [default: where
+    /// the program's own model is; with --data, t5-small-corpus or llama-small-corpus]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Further arguments of the `backbone` example of aso-trainer

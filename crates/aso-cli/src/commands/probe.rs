@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use aso_attribution::{Attributor, Preset};
+use aso_attribution::{Attributor, MAX_PATH_ROWS, Preset};
 use aso_backbones::{Backbone, BackboneError, FloatDtype, NamedTensor, TokenBatch, checkpoint};
 use aso_lora::{AdapterHost, ForwardContext};
 use aso_losses::{
@@ -17,9 +17,6 @@ use burn::tensor::{Device, Tensor};
 
 use crate::args::{AttributionArg, ProbeArgs};
 use crate::progress::Terminal;
-
-/// Path rows that attribution runs at once.
-const MAX_PATH_ROWS: usize = 64;
 
 pub(crate) fn run(
     args: &ProbeArgs,

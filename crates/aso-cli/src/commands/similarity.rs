@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use aso_attribution::{Attributor, Preset};
+use aso_attribution::{Attributor, MAX_PATH_ROWS, Preset};
 use aso_backbones::Backbone;
 use aso_lora::Adapter;
 use aso_trainer::files::CONFIG_FILE;
@@ -18,9 +18,6 @@ use super::eval::config_of;
 use crate::args::{AttributionArg, SimilarityArgs};
 use crate::output;
 use crate::progress::Terminal;
-
-/// Path rows that attribution runs at once.
-const MAX_PATH_ROWS: usize = 64;
 
 pub(crate) fn run(
     args: &SimilarityArgs,

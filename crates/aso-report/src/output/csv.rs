@@ -1,7 +1,8 @@
 //! One row for each group, all numbers in full.
 
 use crate::metric::Metric;
-use crate::statistics::Summary;
+use aso_trainer::metrics::Spread;
+
 use crate::summary::ReportSummary;
 
 /// Writes the metrics and costs of all groups. A metric has the columns `KEY_mean`, `KEY_sd` and `KEY_n`; empty
@@ -42,7 +43,7 @@ pub(crate) fn csv(report: &ReportSummary) -> String {
     lines.join("\n") + "\n"
 }
 
-fn numbers(summary: Option<Summary>) -> [String; 3] {
+fn numbers(summary: Option<Spread>) -> [String; 3] {
     let text = |number: Option<f64>| number.map_or_else(String::new, |number| number.to_string());
     [
         text(summary.map(|summary| summary.mean)),

@@ -1,9 +1,10 @@
 //! The tables that the page and Markdown share.
 
+use aso_trainer::metrics::Spread;
 use serde::Serialize;
 
 use crate::metric::Metric;
-use crate::statistics::{Interval, Summary};
+use crate::statistics::Interval;
 use crate::summary::{Difference, GroupSummary, ReportSummary, StreamSummary};
 
 /// What stands where there is no number.
@@ -54,12 +55,12 @@ fn plain(text: impl Into<String>) -> Cell {
 }
 
 /// `mean ± sd` with two decimals, for metrics.
-pub(super) fn spread(summary: Option<Summary>) -> String {
+pub(super) fn spread(summary: Option<Spread>) -> String {
     spread_to(summary, 2)
 }
 
-fn spread_to(summary: Option<Summary>, decimals: usize) -> String {
-    let text = |summary: Summary| match summary.sd {
+fn spread_to(summary: Option<Spread>, decimals: usize) -> String {
+    let text = |summary: Spread| match summary.sd {
         Some(sd) => format!("{:.decimals$} \u{b1} {sd:.decimals$}", summary.mean),
         None => format!("{:.decimals$}", summary.mean),
     };
@@ -225,7 +226,7 @@ mod tests {
 
     #[test]
     fn numbers() {
-        let summary = |mean, sd| Some(Summary { mean, sd, n: 2 });
+        let summary = |mean, sd| Some(Spread { mean, sd, n: 2 });
         assert_eq!(spread(summary(71.234, Some(0.5))), "71.23 \u{b1} 0.50");
         assert_eq!(spread(summary(71.236, None)), "71.24");
         assert_eq!(spread(None), "-");

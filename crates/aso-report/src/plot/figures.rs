@@ -1,5 +1,6 @@
 //! The figures of a report.
 
+use aso_trainer::metrics::Spread;
 use std::collections::BTreeMap;
 
 use super::bars::{Bar, BarChart, IntervalChart, IntervalRow};
@@ -11,7 +12,7 @@ use crate::ReportError;
 use crate::group::{Group, Stream};
 use crate::metric::Metric;
 use crate::record::RunRecord;
-use crate::statistics::{Summary, mean};
+use crate::statistics::mean;
 use crate::summary::{GroupSummary, ReportSummary, StreamSummary};
 
 /// Points of a loss curve, about.
@@ -127,7 +128,7 @@ impl Plot<'_> {
 
     fn matrix(&self, group: &Group, summary: &GroupSummary) -> Result<Figure, ReportError> {
         let tasks = &self.stream.tasks;
-        let means = |row: &[Option<Summary>]| -> Vec<Option<f64>> {
+        let means = |row: &[Option<Spread>]| -> Vec<Option<f64>> {
             row.iter()
                 .map(|entry| entry.map(|entry| entry.mean))
                 .collect()
@@ -185,7 +186,7 @@ impl Plot<'_> {
                 let trained = summary.accuracy.iter().map(|row| row[task]);
                 let scores = std::iter::once(summary.zero_shot[task]).chain(trained);
                 let points = (0_i32..).map(f64::from).zip(scores);
-                let points: Vec<(f64, Option<Summary>)> = points.collect();
+                let points: Vec<(f64, Option<Spread>)> = points.collect();
                 let spread = points.iter().filter_map(|(x, score)| {
                     let (mean, sd) = (score.as_ref()?.mean, score.as_ref()?.sd?);
                     Some((*x, (mean - sd).max(0.0), (mean + sd).min(100.0)))

@@ -1,6 +1,6 @@
 //! ASO-LoRA (Wang et al., ACL 2026): orthogonality weighted by the dissimilarity of tasks.
 
-use aso_attribution::{Attributor, Preset, Similarity, TapChoice};
+use aso_attribution::{Attributor, MAX_PATH_ROWS, Preset, Similarity, TapChoice};
 use aso_backbones::{Backbone, BackboneError, BlockTaps, TapPoint};
 use aso_lora::LoraLinear;
 use aso_losses::{OrthogonalityPenalty, SoftWeight};
@@ -11,10 +11,6 @@ use super::{Method, MethodState, Observation, Penalty, StepInfo, TaskContext, Ta
 use crate::TrainerError;
 use crate::config::{AttributionPreset, AttributionSettings, MethodName, TapStack};
 use crate::results::{SimilarityPoint, WeightPoint};
-
-/// Path rows (examples times path points) that attribution runs at once. Bounds its memory; a training
-/// batch of the default size needs more.
-const MAX_PATH_ROWS: usize = 64;
 
 /// `CE + lambda1 w O + lambda2 N` with `w = 1 - rho` measured during training.
 ///

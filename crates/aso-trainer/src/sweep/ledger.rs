@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{PlannedRun, SweepError};
 use crate::RunResults;
 use crate::files::write_json;
+use crate::metrics::Spread;
 use crate::results::Timings;
 use crate::run::RunStatus;
 
@@ -104,35 +105,6 @@ pub struct RunRecord {
     /// Its metrics; all null until it is finished.
     #[serde(flatten)]
     pub metrics: Metrics,
-}
-
-/// Mean and standard deviation over seeds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Spread {
-    /// The mean.
-    pub mean: f64,
-    /// The standard deviation of a sample (n - 1); null for a single value.
-    pub sd: Option<f64>,
-    /// The number of values.
-    pub n: usize,
-}
-
-impl Spread {
-    /// Over values of which none may be missing; `None` if one is, or without any.
-    pub fn of(values: impl IntoIterator<Item = Option<f64>>) -> Option<Self> {
-        let values: Vec<f64> = values.into_iter().collect::<Option<_>>()?;
-        if values.is_empty() {
-            return None;
-        }
-        let n = values.len();
-        let mean = values.iter().sum::<f64>() / n as f64;
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        Some(Self {
-            mean,
-            sd: (n > 1).then(|| (squares / (n - 1) as f64).sqrt()),
-            n,
-        })
-    }
 }
 
 /// The runs of a method on an order, over its seeds.
@@ -311,7 +283,7 @@ impl<'a> Ledger<'a> {
                     .filter(|record| record.status == RunState::Finished)
                     .map(|record| record.metrics)
                     .collect();
-                let spread = |of: fn(&Metrics) -> Option<f64>| Spread::of(finished.iter().map(of));
+                let spread = |of: fn(&Metrics) -> Option<f64>| spread(finished.iter().map(of));
                 Group {
                     order: first.order.clone(),
                     label: first.label.clone(),
@@ -330,13 +302,18 @@ impl<'a> Ledger<'a> {
     }
 }
 
+/// The spread of values of which none may be missing.
+fn spread(values: impl Iterator<Item = Option<f64>>) -> Option<Spread> {
+    Spread::of(&values.collect::<Option<Vec<f64>>>()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn spreads() {
-        let spread = |values: &[Option<f64>]| Spread::of(values.iter().copied());
+        let spread = |values: &[Option<f64>]| spread(values.iter().copied());
         // Python: statistics.mean([70.0, 72.0, 77.0]), statistics.stdev([70.0, 72.0, 77.0])
         let found = spread(&[Some(70.0), Some(72.0), Some(77.0)]).unwrap();
         assert_eq!((found.mean, found.n), (73.0, 3));
