@@ -225,6 +225,71 @@ fn killed_after_every_save() {
     assert_same(&run, &reference, "killed after every save");
 }
 
+/// The best adapter on dev is part of a checkpoint, and what the task keeps.
+#[test]
+fn the_best_on_dev_is_kept_and_survives_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "o-lora");
+    let last = dir.path().join("last");
+    succeed(&["run", text(&config), "--out", text(&last)]);
+    let settings = std::fs::read_to_string(&config).unwrap().replace(
+        "[train]",
+        "[train]\nselect = \"best-on-dev\"\nselect_every = 1\nselect_examples = 12\nlr = 2e-2",
+    );
+    std::fs::write(&config, settings).unwrap();
+    let reference = dir.path().join("reference");
+    succeed(&["run", text(&config), "--out", text(&reference)]);
+    for at in [2, 5, 6] {
+        let (what, moment) = MOMENTS[at];
+        let run = dir.path().join(format!("run-{at}"));
+        kill_when(start(&config, &run, false), || moment(&run));
+        succeed(&["run", text(&config), "--out", text(&run), "--resume"]);
+        assert_same(&run, &reference, what);
+    }
+    let selected = results(&reference)["selected"].clone();
+    let steps: Vec<u64> = selected
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|selected| selected["steps"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps.len(), 3, "{selected}");
+    assert!(
+        steps.iter().all(|steps| (1..=6).contains(steps)),
+        "{selected}"
+    );
+    // At this rate the last step is not the best one of every task.
+    assert!(steps.iter().any(|steps| *steps < 6), "{selected}");
+    // Where nothing is chosen the results say nothing about it.
+    assert!(results(&last).get("selected").is_none());
+    // The kept adapter is the chosen one: evaluated on dev it has the chosen score.
+    let first = &entries(&reference.join("adapters"));
+    let first = first.iter().find(|name| name.starts_with("00-")).unwrap();
+    let adapter = reference.join("adapters").join(first);
+    let task = tasks().remove(0);
+    let output = aso()
+        .args([
+            "eval",
+            "--model",
+            "embedded:demo",
+            "--adapter",
+            text(&adapter),
+        ])
+        .args([
+            "--tasks",
+            &task,
+            "--set",
+            "data.eval_split=dev",
+            "--max-eval",
+            "12",
+        ])
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    let score = selected[0]["score"].as_f64().unwrap();
+    assert!(shown.contains(&format!("{score:.2}")), "{shown} {selected}");
+}
+
 #[test]
 fn an_interrupted_run_says_so_and_goes_on() {
     let dir = tempfile::tempdir().unwrap();

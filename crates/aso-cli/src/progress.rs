@@ -266,6 +266,9 @@ impl Observer for Progress {
                     );
                 }
             }
+            Event::Looked { task, steps, score } => {
+                tracing::debug!(task, steps, score = format!("{score:.2}"), "looked at dev");
+            }
             Event::Measured { task, step, weight } => {
                 tracing::debug!(task, step, weight, "soft weight");
             }

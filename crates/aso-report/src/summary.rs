@@ -1,6 +1,7 @@
 //! The numbers of a report: means over seeds, paired differences, costs. What `--format json` writes.
 
 use aso_trainer::metrics::Spread;
+use aso_trainer::results::Footprint;
 use std::collections::{BTreeMap, HashMap};
 
 use aso_trainer::RunResults;
@@ -93,6 +94,10 @@ pub struct RunSummary {
 pub struct Cost {
     /// Elements that one task trains: the size of the last task's adapter, of `inf-lora` that of B alone.
     pub trainable_parameters: Option<u64>,
+    /// What is kept after the last task; `None` in runs of earlier versions.
+    pub footprint: Option<Footprint>,
+    /// The most bytes that a process of a run held.
+    pub peak_bytes: Option<u64>,
     /// Seconds of a step: the median over a run's steps, attribution included where one was due.
     pub seconds_per_step: Option<Spread>,
     /// Seconds of training over all tasks, attribution included.
@@ -270,6 +275,12 @@ fn cost(group: &Group) -> Cost {
     let total = |seconds: &[f64]| Some(seconds.iter().sum::<f64>());
     Cost {
         trainable_parameters: group.runs.iter().find_map(|run| run.trainable_parameters),
+        footprint: group.runs.iter().find_map(|run| run.results.footprint),
+        peak_bytes: group
+            .runs
+            .iter()
+            .filter_map(|run| run.results.timings.peak_bytes)
+            .max(),
         seconds_per_step: over(&step),
         train_seconds: over(&|run| total(&run.results.timings.train)),
         attribution_seconds: over(&|run| total(&run.results.timings.attribution)),

@@ -18,6 +18,10 @@ use aso_trainer::pretrain::{
 };
 use burn::tensor::Device;
 
+// The system's allocator hands the buffers of each step back to the system.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str =
     "usage: backbone [--arch t5|llama] [--data DIR] [--out DIR] [--steps N | --hours H] [--seed N]";
 

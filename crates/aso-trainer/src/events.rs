@@ -78,6 +78,15 @@ pub enum Event<'a> {
         /// The weight.
         weight: f64,
     },
+    /// The dev split was looked at (`train.select`).
+    Looked {
+        /// Name of the task.
+        task: &'a str,
+        /// Optimizer steps done.
+        steps: usize,
+        /// Score in percent.
+        score: f64,
+    },
     /// Training of a task ended.
     TaskFinished {
         /// Name.

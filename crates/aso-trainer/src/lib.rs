@@ -44,6 +44,7 @@ pub mod pretrain;
 pub mod results;
 pub mod run;
 pub mod schedule;
+mod selection;
 pub mod similarity;
 pub mod state;
 pub mod sweep;

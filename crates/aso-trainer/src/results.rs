@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{FilesError, read_json, write_json};
 use crate::metrics::AccuracyMatrix;
+pub use crate::selection::Selected;
 
 /// The name of the file in a run directory.
 pub const RESULTS_FILE: &str = "results.json";
@@ -47,8 +48,25 @@ pub struct RunResults {
     pub soft_weights: Vec<Vec<WeightPoint>>,
     /// The measured similarities of each task; empty where none was measured.
     pub similarity: Vec<Vec<SimilarityPoint>>,
-    /// Wall-clock times.
+    /// The step whose adapter each task kept, with `train.select = "best-on-dev"`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub selected: Vec<Selected>,
+    /// What is kept after the last trained task; absent before that, and in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub footprint: Option<Footprint>,
+    /// Wall-clock times and memory.
     pub timings: Timings,
+}
+
+/// What a method keeps beside the backbone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Footprint {
+    /// Elements of all adapters that answering takes.
+    pub adapter_elements: u64,
+    /// Elements of the matrices that training the next task takes: importances, bases of inputs, an adapter to merge with.
+    pub method_elements: u64,
+    /// Examples of earlier tasks.
+    pub examples: u64,
 }
 
 /// One measurement of the soft weight.
@@ -97,7 +115,7 @@ impl SimilarityPoint {
     }
 }
 
-/// Wall-clock seconds, one number for each task.
+/// Wall-clock seconds, one number for each task, and the memory of the process.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Timings {
     /// Evaluation of the untouched backbone.
@@ -108,6 +126,22 @@ pub struct Timings {
     pub attribution: Vec<f64>,
     /// Evaluation after the task.
     pub evaluation: Vec<f64>,
+    /// The most bytes that a process of the run held in memory, data and all tasks included; absent where the system does
+    /// not say (anything but Linux).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
+}
+
+impl Timings {
+    /// Takes in what this process has held so far.
+    pub(crate) fn note_memory(&mut self) {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        self.peak_bytes = self
+            .peak_bytes
+            .max(kilobytes.map(|kilobytes| 1024 * kilobytes));
+    }
 }
 
 /// A line of the accuracy matrix for display.
@@ -145,11 +179,14 @@ impl RunResults {
             evaluation_samples,
             soft_weights: vec![Vec::new(); count],
             similarity: vec![Vec::new(); count],
+            selected: Vec::new(),
+            footprint: None,
             timings: Timings {
                 zero_shot: 0.0,
                 train: vec![0.0; count],
                 attribution: vec![0.0; count],
                 evaluation: vec![0.0; count],
+                peak_bytes: None,
             },
         }
     }

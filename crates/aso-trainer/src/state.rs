@@ -19,7 +19,8 @@ use crate::files::{FilesError, atomic_dir, atomic_write, read_json, write_json};
 use crate::method::MethodState;
 use crate::metrics::AccuracyMatrix;
 use crate::optimizer::{MomentState, SubspaceOptimizer};
-use crate::results::{SimilarityPoint, Timings, WeightPoint};
+use crate::results::{Footprint, Selected, SimilarityPoint, Timings, WeightPoint};
+use crate::selection::Selection;
 
 /// Layout version of `state.json`.
 pub const STATE_FORMAT: u32 = 1;
@@ -52,7 +53,13 @@ pub struct RunState {
     pub soft_weights: Vec<Vec<WeightPoint>>,
     /// Measured similarities per task.
     pub similarity: Vec<Vec<SimilarityPoint>>,
-    /// Seconds.
+    /// The step whose adapter each trained task kept, where it was chosen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub selected: Vec<Selected>,
+    /// What is kept after the last trained task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub footprint: Option<Footprint>,
+    /// Seconds and memory.
     pub timings: Timings,
     /// Lines of `metrics.jsonl` that belong to this state.
     pub metrics_lines: u64,
@@ -65,6 +72,9 @@ pub struct TrainingState {
     pub step: usize,
     /// Folder below [`CHECKPOINTS`] with the active subspace and the optimizer.
     pub checkpoint: String,
+    /// The best adapter so far, whose weights are in the checkpoint, where one is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Selected>,
     /// The method's own state.
     pub method: serde_json::Value,
 }
@@ -81,6 +91,8 @@ impl RunState {
             matrix: AccuracyMatrix::new(0),
             soft_weights: Vec::new(),
             similarity: Vec::new(),
+            selected: Vec::new(),
+            footprint: None,
             timings: Timings::default(),
             metrics_lines: 0,
         };
@@ -254,15 +266,16 @@ fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor<
     MethodState::read_tensors(&bytes, device).map_err(|source| moments_error(path, source))
 }
 
-/// Writes the active subspace, the optimizer's moments and the method's matrices as a folder that appears whole.
+/// Writes the active subspace, the optimizer's moments, the method's matrices and the best adapter as a folder that appears whole.
 ///
 /// # Errors
 /// If a file cannot be written or a weight is not finite.
-pub fn write_checkpoint(
+pub(crate) fn write_checkpoint(
     dir: &Path,
     adapter: &Adapter,
     optimizer: &SubspaceOptimizer,
     method: &MethodState,
+    selection: Option<&Selection>,
 ) -> Result<(), TrainerError> {
     atomic_dir(dir, |dir| {
         adapter.save(dir)?;
@@ -273,7 +286,7 @@ pub fn write_checkpoint(
             let bytes = method.tensor_bytes().map_err(|e| moments_error(&path, e))?;
             atomic_write(&path, &bytes)?;
         }
-        Ok(())
+        selection.map_or(Ok(()), |selection| selection.write(dir))
     })
 }
 

@@ -25,8 +25,9 @@ use crate::load::Loaded;
 use crate::method::{Method, MethodState, Penalty, StepInfo, Structure, TaskContext, TaskInfo};
 use crate::optimizer::{AdamWSettings, SubspaceGradients, SubspaceOptimizer};
 use crate::predictions::{predictions_file, write_predictions};
-use crate::results::RunResults;
+use crate::results::{Footprint, RunResults, Selected};
 use crate::schedule::learning_rate;
+use crate::selection::Selection;
 use crate::state::{
     CHECKPOINTS, KeptState, METHOD, RunState, STATE_FILE, TrainingState, adapter_dir,
     read_checkpoint, read_method_tensors, write_checkpoint,
@@ -75,6 +76,8 @@ pub struct Trainer<M: Backbone> {
     config: RunConfig,
     lora: LoraConfig,
     tasks: Arc<[Task]>,
+    /// The tasks with their dev splits, where adapters are chosen on them.
+    dev: Vec<Task>,
     names: Vec<String>,
     method: Box<dyn Method<M>>,
     dir: RunDir,
@@ -84,7 +87,8 @@ pub struct Trainer<M: Backbone> {
 
 impl<M: Backbone> Trainer<M> {
     /// A trainer in a prepared run directory whose `config.toml` is `config`. If the directory holds a
-    /// state, the run goes on from it. `method` is usually [`method::from_config`](crate::method::from_config),
+    /// state, the run goes on from it. `dev` has the tasks with their dev split for evaluation if `train.select` asks for
+    /// it, and is empty otherwise. `method` is usually [`method::from_config`](crate::method::from_config),
     /// or a type of your own.
     ///
     /// # Errors
@@ -94,6 +98,7 @@ impl<M: Backbone> Trainer<M> {
         config: RunConfig,
         method: Box<dyn Method<M>>,
         tasks: Vec<Task>,
+        dev: Vec<Task>,
         dir: RunDir,
     ) -> Result<Self, TrainerError> {
         let Loaded {
@@ -127,6 +132,7 @@ impl<M: Backbone> Trainer<M> {
             codec,
             config,
             tasks: tasks.into(),
+            dev,
             dir,
             state,
             metrics,
@@ -181,6 +187,7 @@ impl<M: Backbone> Trainer<M> {
             if self.evaluate_row(Some(index), observer, stop)? == Outcome::Stopped {
                 return Ok(Outcome::Stopped);
             }
+            self.state.timings.note_memory();
             self.results().write(&self.dir.path)?;
         }
         observer.event(Event::RunFinished);
@@ -199,6 +206,8 @@ impl<M: Backbone> Trainer<M> {
         );
         results.soft_weights = self.state.soft_weights.clone();
         results.similarity = self.state.similarity.clone();
+        results.selected = self.state.selected.clone();
+        results.footprint = self.state.footprint;
         results.timings = self.state.timings.clone();
         results
     }
@@ -290,16 +299,11 @@ impl<M: Backbone> Trainer<M> {
                 task: name,
                 examples,
             });
-            let evaluator = Evaluator {
-                codec: &self.codec,
-                mode: self.config.eval.mode,
-                batch_size: self.config.eval.batch_size,
-                generation: GenerationConfig::greedy(self.config.eval.max_new_tokens),
-                stop: &[],
-            };
-            let scored = evaluator.scored(&self.model, task, scope, &mut |done| {
-                observer.event(Event::EvaluationProgress { done });
-            })?;
+            let scored = self
+                .evaluator()
+                .scored(&self.model, task, scope, &mut |done| {
+                    observer.event(Event::EvaluationProgress { done });
+                })?;
             let score = mean_percent(&scored);
             observer.event(Event::EvaluationFinished {
                 after: after_name,
@@ -323,6 +327,16 @@ impl<M: Backbone> Trainer<M> {
             self.state.write(&self.dir.path)?;
         }
         Ok(Outcome::Finished)
+    }
+
+    fn evaluator(&self) -> Evaluator<'_> {
+        Evaluator {
+            codec: &self.codec,
+            mode: self.config.eval.mode,
+            batch_size: self.config.eval.batch_size,
+            generation: GenerationConfig::greedy(self.config.eval.max_new_tokens),
+            stop: &[],
+        }
     }
 
     /// The training examples of a stage: of its task, or of all tasks.
@@ -357,7 +371,8 @@ impl<M: Backbone> Trainer<M> {
             settings,
         };
         let mut optimizer = SubspaceOptimizer::new(self.adamw());
-        let first_step = self.begin(&task, &examples, &mut optimizer)?;
+        let mut selection = Selection::new(&self.config);
+        let first_step = self.begin(&task, &examples, &mut optimizer, selection.as_mut())?;
         observer.event(Event::TaskStarted {
             index,
             name: &task.name,
@@ -370,17 +385,35 @@ impl<M: Backbone> Trainer<M> {
         for step in first_step..steps {
             if stop.load(Ordering::Relaxed) {
                 self.state.timings.train[index] += since_saved.elapsed().as_secs_f64();
-                self.checkpoint(&task, step, &optimizer)?;
+                self.checkpoint(&task, step, &optimizer, selection.as_ref())?;
                 return Ok(Outcome::Stopped);
             }
             let chosen: Vec<_> = order.batch(step).iter().map(|at| examples[*at]).collect();
             self.step(&task, step, &chosen, &mut optimizer, observer)?;
+            if let Some(selection) = &mut selection
+                && selection.is_due(step + 1, steps)
+            {
+                let score = self.dev_score(&task)?;
+                let steps = step + 1;
+                observer.event(Event::Looked {
+                    task: &task.name,
+                    steps,
+                    score,
+                });
+                selection.offer(Selected { steps, score }, || self.active_adapter(&task));
+            }
             let every = self.config.train.checkpoint_every;
             if every > 0 && (step + 1).is_multiple_of(every) && step + 1 < steps {
                 self.state.timings.train[index] += since_saved.elapsed().as_secs_f64();
                 since_saved = Instant::now();
-                self.checkpoint(&task, step + 1, &optimizer)?;
+                self.checkpoint(&task, step + 1, &optimizer, selection.as_ref())?;
             }
+        }
+        if let Some((selected, adapter)) = selection.as_ref().and_then(Selection::best) {
+            if selected.steps < steps {
+                self.model.set_active(adapter, self.lora.dropout)?;
+            }
+            self.state.selected.push(*selected);
         }
         let context = TaskContext {
             task: &task,
@@ -399,6 +432,15 @@ impl<M: Backbone> Trainer<M> {
         Ok(Outcome::Finished)
     }
 
+    /// The score of the model on the dev split of the task in training, or the mean over all tasks.
+    fn dev_score(&self, task: &TaskInfo) -> Result<f64, TrainerError> {
+        let tasks = match self.method.structure() {
+            Structure::Joint => &self.dev[..],
+            _ => std::slice::from_ref(&self.dev[task.index]),
+        };
+        Selection::score(&self.evaluator(), &self.model, tasks)
+    }
+
     fn adamw(&self) -> AdamWSettings {
         let train = &self.config.train;
         AdamWSettings {
@@ -415,6 +457,7 @@ impl<M: Backbone> Trainer<M> {
         task: &TaskInfo,
         examples: &[&EncodedExample],
         optimizer: &mut SubspaceOptimizer,
+        selection: Option<&mut Selection>,
     ) -> Result<usize, TrainerError> {
         let fresh = match self.method.structure() {
             Structure::Stack | Structure::PerTask | Structure::Joint => true,
@@ -437,6 +480,9 @@ impl<M: Backbone> Trainer<M> {
         let dir = self.dir.path.join(CHECKPOINTS).join(&training.checkpoint);
         let device = self.model.device();
         read_checkpoint(&dir, &self.lora, &mut self.model, optimizer, &device)?;
+        if let Some(selection) = selection {
+            selection.restore(training.best, &dir)?;
+        }
         let state = MethodState {
             values: training.method,
             tensors: read_method_tensors(&dir, &device)?,
@@ -610,15 +656,18 @@ impl<M: Backbone> Trainer<M> {
         task: &TaskInfo,
         step: usize,
         optimizer: &SubspaceOptimizer,
+        selection: Option<&Selection>,
     ) -> Result<(), TrainerError> {
         let name = format!("task-{:02}-step-{step}", task.index);
         let dir = self.dir.path.join(CHECKPOINTS).join(&name);
         create_dir(&self.dir.path.join(CHECKPOINTS))?;
         let method = self.method.state();
-        write_checkpoint(&dir, &self.active_adapter(task), optimizer, &method)?;
+        let adapter = self.active_adapter(task);
+        write_checkpoint(&dir, &adapter, optimizer, &method, selection)?;
         self.state.training = Some(TrainingState {
             step,
             checkpoint: name.clone(),
+            best: selection.and_then(Selection::best).map(|(best, _)| *best),
             method: method.values,
         });
         self.save_state()?;
@@ -637,6 +686,7 @@ impl<M: Backbone> Trainer<M> {
             self.settle_frozen();
         }
         let method = self.method.state();
+        self.state.footprint = Some(self.footprint(&adapter, &method, task.index + 1));
         let kept = KeptState::write(&self.dir.path.join(METHOD), task.index, method)?;
         self.state.method = kept;
         self.state.trained = task.index + 1;
@@ -646,6 +696,24 @@ impl<M: Backbone> Trainer<M> {
         let kept = self.state.method.as_ref().and_then(|m| m.file.as_deref());
         remove_except(&self.dir.path.join(METHOD), kept);
         Ok(())
+    }
+
+    fn footprint(&self, adapter: &Adapter, method: &MethodState, trained: usize) -> Footprint {
+        let one: usize = adapter
+            .weights
+            .values()
+            .map(|layer| layer.a.len() + layer.b.len())
+            .sum();
+        let adapters = match self.method.structure() {
+            Structure::Stack | Structure::PerTask => trained,
+            Structure::Single | Structure::Joint => 1,
+        };
+        let of_method = method.tensors.values().map(|t| t.shape().num_elements());
+        Footprint {
+            adapter_elements: (adapters * one) as u64,
+            method_elements: of_method.sum::<usize>() as u64,
+            examples: self.method.kept_examples() as u64,
+        }
     }
 
     fn save_state(&mut self) -> Result<(), TrainerError> {

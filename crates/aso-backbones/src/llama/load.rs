@@ -1,5 +1,6 @@
 //! From a checkpoint, or a random initialisation, to a model.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -161,7 +162,8 @@ impl Builder<'_> {
 pub struct RandomInit {
     tied: bool,
     std: f32,
-    embedding: Option<Vec<f32>>,
+    /// Tensors that are given instead of drawn.
+    given: BTreeMap<String, Vec<f32>>,
     rng: Mutex<ChaCha8Rng>,
 }
 
@@ -171,15 +173,16 @@ impl RandomInit {
         Self {
             tied,
             std: std as f32,
-            embedding: None,
+            given: BTreeMap::new(),
             rng: Mutex::new(ChaCha8Rng::seed_from_u64(seed)),
         }
     }
 
-    /// A given embedding `[vocabulary, width]`, row-major, which a tied head shares.
+    /// A given tensor instead of a drawn one, by its Hugging Face name, in PyTorch's orientation, row-major; the embedding
+    /// `model.embed_tokens.weight` is `[vocabulary, width]`. One of another size than the model's is not used.
     #[must_use]
-    pub fn with_embedding(mut self, embedding: Vec<f32>) -> Self {
-        self.embedding = Some(embedding);
+    pub fn with_tensor(mut self, name: impl Into<String>, values: Vec<f32>) -> Self {
+        self.given.insert(name.into(), values);
         self
     }
 }
@@ -201,15 +204,13 @@ impl WeightSource for RandomInit {
         layout: Layout,
     ) -> Result<FloatValues, BackboneError> {
         let count = shape.iter().product();
-        let values: Vec<f32> = if name.ends_with("norm.weight") {
+        let given = self.given.get(name).filter(|given| given.len() == count);
+        let values: Vec<f32> = if let Some(given) = given {
+            given.clone()
+        } else if name.ends_with("norm.weight") {
             vec![1.0; count]
         } else if name.ends_with(".bias") {
             vec![0.0; count]
-        } else if let (true, Some(embedding)) =
-            (name == "model.embed_tokens.weight", &self.embedding)
-            && embedding.len() == count
-        {
-            embedding.clone()
         } else {
             let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
             let draw = |_| self.std * Distribution::<f32>::sample(&StandardNormal, &mut *rng);

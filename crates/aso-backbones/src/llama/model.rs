@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use aso_lora::{AdapterHost, ForwardContext, LoraLinear, TargetModules};
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 
 use super::LlamaConfig;
@@ -164,6 +164,11 @@ impl LlamaForCausalLm {
             rows: batch.rows(),
         };
         self.run(&sequence, None, None, context).last
+    }
+
+    /// Which parameter the embedding is, for optimizers that treat it apart.
+    pub fn embedding_id(&self) -> ParamId {
+        self.embed_tokens.id
     }
 
     /// Every parameter of the backbone under its Hugging Face name, in PyTorch's orientation,

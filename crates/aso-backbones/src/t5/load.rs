@@ -1,5 +1,6 @@
 //! From a checkpoint, or a random initialisation, to a model; and back to files.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -215,8 +216,8 @@ pub struct RandomInit {
     tied: bool,
     /// Standard deviation of the embedding (1 in Hugging Face).
     embedding_std: f64,
-    /// The embedding itself, where it is given.
-    embedding: Option<Vec<f32>>,
+    /// Tensors that are given instead of drawn.
+    given: BTreeMap<String, Vec<f32>>,
     rng: Mutex<ChaCha8Rng>,
 }
 
@@ -228,7 +229,7 @@ impl RandomInit {
             config,
             tied,
             embedding_std: 1.0,
-            embedding: None,
+            given: BTreeMap::new(),
             rng,
         }
     }
@@ -240,10 +241,11 @@ impl RandomInit {
         self
     }
 
-    /// A given embedding `[vocabulary, d_model]`, row-major, which a tied head shares.
+    /// A given tensor instead of a drawn one, by its Hugging Face name, in PyTorch's orientation, row-major; the embedding
+    /// `shared.weight` is `[vocabulary, d_model]`. One of another size than the model's is not used.
     #[must_use]
-    pub fn with_embedding(mut self, embedding: Vec<f32>) -> Self {
-        self.embedding = Some(embedding);
+    pub fn with_tensor(mut self, name: impl Into<String>, values: Vec<f32>) -> Self {
+        self.given.insert(name.into(), values);
         self
     }
 }
@@ -266,13 +268,13 @@ impl WeightSource for RandomInit {
     ) -> Result<FloatValues, BackboneError> {
         let count = shape.iter().product();
         let values = |values: &[f32]| FloatValues::new(values, shape, dtype, layout);
+        if let Some(given) = self.given.get(name)
+            && given.len() == count
+        {
+            return Ok(values(given));
+        }
         if name.ends_with("layer_norm.weight") {
             return Ok(values(&vec![1.0; count]));
-        }
-        if let (true, Some(embedding)) = (name == "shared.weight", &self.embedding)
-            && embedding.len() == count
-        {
-            return Ok(values(embedding));
         }
         let T5Config {
             d_model,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use aso_lora::{AdapterHost, ForwardContext, LoraLinear, TargetModules};
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::Tensor;
 
 use super::T5Config;
@@ -129,6 +129,11 @@ impl T5ForConditionalGeneration {
 
     fn blocks(&self) -> impl Iterator<Item = &T5Block> {
         self.encoder.blocks.iter().chain(&self.decoder.blocks)
+    }
+
+    /// Which parameter the embedding is, for optimizers that treat it apart.
+    pub fn embedding_id(&self) -> ParamId {
+        self.shared.id
     }
 
     /// Every parameter of the backbone under its Hugging Face name, in PyTorch's orientation,

@@ -17,17 +17,23 @@ pub(crate) fn csv(report: &ReportSummary) -> String {
     let keys = Metric::ALL.iter().map(|metric| metric.key()).chain(costs);
     let columns = keys.flat_map(|key| ["mean", "sd", "n"].map(|part| format!("{key}_{part}")));
     let fixed = ["stream", "label", "method", "seeds", "trainable_parameters"];
+    let kept = [
+        "kept_adapter_elements",
+        "kept_method_elements",
+        "kept_examples",
+        "peak_bytes",
+    ];
     let header = fixed.into_iter().map(str::to_owned).chain(columns);
+    let header = header.chain(kept.map(str::to_owned));
     let mut lines = vec![header.collect::<Vec<_>>().join(",")];
     for stream in &report.streams {
         for group in &stream.groups {
-            let parameters = group.cost.trainable_parameters;
             let mut fields = vec![
                 quoted(&stream.tasks.join(" ")),
                 quoted(&group.label),
                 quoted(&group.method),
                 group.runs.len().to_string(),
-                parameters.map_or_else(String::new, |number| number.to_string()),
+                count(group.cost.trainable_parameters),
             ];
             let metrics = Metric::ALL.map(|metric| group.metrics.get(&metric).copied().flatten());
             let costs = [
@@ -37,10 +43,21 @@ pub(crate) fn csv(report: &ReportSummary) -> String {
                 group.cost.evaluation_seconds,
             ];
             fields.extend(metrics.into_iter().chain(costs).flat_map(numbers));
+            let kept = group.cost.footprint;
+            fields.extend([
+                count(kept.map(|kept| kept.adapter_elements)),
+                count(kept.map(|kept| kept.method_elements)),
+                count(kept.map(|kept| kept.examples)),
+                count(group.cost.peak_bytes),
+            ]);
             lines.push(fields.join(","));
         }
     }
     lines.join("\n") + "\n"
+}
+
+fn count(number: Option<u64>) -> String {
+    number.map_or_else(String::new, |number| number.to_string())
 }
 
 fn numbers(summary: Option<Spread>) -> [String; 3] {

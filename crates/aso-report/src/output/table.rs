@@ -181,6 +181,18 @@ pub(super) fn cost(stream: &StreamSummary) -> Table {
             title: Some("elements that one task trains"),
         },
         Heading {
+            text: "kept elements".to_owned(),
+            title: Some("elements of adapters and of the method's matrices after the last task"),
+        },
+        Heading {
+            text: "kept examples".to_owned(),
+            title: Some("training examples of earlier tasks that are kept"),
+        },
+        Heading {
+            text: "peak memory in MiB".to_owned(),
+            title: Some("of the whole process, data and evaluation included"),
+        },
+        Heading {
             text: "s per step".to_owned(),
             title: Some("median over the steps of a run"),
         },
@@ -190,10 +202,14 @@ pub(super) fn cost(stream: &StreamSummary) -> Table {
     ];
     let row = |group: &GroupSummary| {
         let cost = &group.cost;
-        let parameters = cost.trainable_parameters.map(grouped);
+        let count = |number: Option<u64>| plain(number.map_or_else(|| NOTHING.to_owned(), grouped));
+        let kept = cost.footprint;
         [
             plain(&group.label),
-            plain(parameters.unwrap_or_else(|| NOTHING.to_owned())),
+            count(cost.trainable_parameters),
+            count(kept.map(|kept| kept.adapter_elements + kept.method_elements)),
+            count(kept.map(|kept| kept.examples)),
+            count(cost.peak_bytes.map(|bytes| bytes >> 20)),
             plain(spread_to(cost.seconds_per_step, 3)),
             plain(spread_to(cost.train_seconds, 1)),
             plain(spread_to(cost.attribution_seconds, 1)),

@@ -439,11 +439,29 @@ settings! {
         /// Whether a transposed copy of every weight is kept on the CPU: a faster backward pass for twice the
         /// memory of the weights. The last bits of the results depend on it.
         pub transposed_weights: bool = true,
+        /// The adapter that a task keeps: "last" (behind its last step) or "best-on-dev" (the one with the highest score
+        /// on the task's dev split, the first of equals).
+        pub select: Select = Select::Last,
+        /// With `select = "best-on-dev"`: optimizer steps between two looks at the dev split; the last step is
+        /// looked at in any case.
+        pub select_every: usize = 50,
+        /// With `select = "best-on-dev"`: at most this many examples of the dev split, the first ones.
+        pub select_examples: usize = 200,
         /// Optimizer steps between two checkpoints within a task; 0 saves at task ends only.
         pub checkpoint_every: usize = 100,
         /// Optimizer steps between two lines of the log.
         pub log_every: usize = 10,
     }
+}
+
+/// The adapter that a task keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Select {
+    /// The one behind the last step.
+    Last,
+    /// The one with the highest score on the task's dev split.
+    BestOnDev,
 }
 
 /// The learning-rate schedules.
@@ -514,6 +532,7 @@ plain!(
     FrozenMode,
     DataFormat,
     EvalSplit,
+    Select,
     MethodName,
     PenaltyKind,
     AttributionPreset,

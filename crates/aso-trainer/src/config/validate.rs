@@ -353,6 +353,8 @@ fn train(config: &RunConfig) -> Result<(), Violation> {
             positive(key, length)?;
         }
     }
+    positive("train.select_every", train.select_every)?;
+    positive("train.select_examples", train.select_examples)?;
     positive("train.batch_size", train.batch_size)?;
     let micro_batch = train.micro_batch();
     positive("train.micro_batch", micro_batch)?;

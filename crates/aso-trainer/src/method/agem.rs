@@ -30,6 +30,10 @@ impl<M: Backbone> Method<M> for AGem {
         MethodName::AGem.as_str()
     }
 
+    fn kept_examples(&self) -> usize {
+        self.memory.len()
+    }
+
     fn structure(&self) -> Structure {
         MethodName::AGem.structure()
     }

@@ -184,6 +184,11 @@ pub trait Method<M: Backbone> {
         Ok(())
     }
 
+    /// Examples of earlier tasks that it keeps.
+    fn kept_examples(&self) -> usize {
+        0
+    }
+
     /// How its adapters hang together.
     fn structure(&self) -> Structure {
         Structure::Stack

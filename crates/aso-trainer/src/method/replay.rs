@@ -36,6 +36,10 @@ impl<M: Backbone> Method<M> for Replay {
         MethodName::Replay.structure()
     }
 
+    fn kept_examples(&self) -> usize {
+        self.memory.len()
+    }
+
     fn start_step(&mut self, step: &StepInfo<'_, M>) -> Result<Option<Observation>, TrainerError> {
         let (task, number) = (step.task.index, step.step);
         self.drawn = self.memory.draw(self.examples, step.seed, task, number);

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
-use super::corpus::{ItemKind, ItemMaker, token_vectors};
+use super::corpus::{ItemKind, ItemMaker, token_vectors, with_identity};
 use super::{
     Corpus, PretrainConfig, PretrainData, PretrainError, PretrainModel, SpanCorruption, accuracy,
     tokenizer,
@@ -57,6 +57,7 @@ struct Texts {
     texts: Vec<Vec<u32>>,
     items: ItemMaker,
     vectors: Vec<f32>,
+    width: usize,
 }
 
 impl Examples {
@@ -101,10 +102,10 @@ impl Examples {
     }
 
     /// Token vectors to start from, `[vocabulary, width]`.
-    pub(super) fn vectors(&self) -> Option<&[f32]> {
+    pub(super) fn vectors(&self, seed: u64) -> Option<Vec<f32>> {
         match &self.source {
             Source::Generated(_) => None,
-            Source::Corpus(texts) => Some(&texts.vectors),
+            Source::Corpus(texts) => Some(with_identity(&texts.vectors, texts.width, seed)),
         }
     }
 
@@ -201,6 +202,7 @@ impl Texts {
             texts,
             items,
             vectors,
+            width,
         })
     }
 

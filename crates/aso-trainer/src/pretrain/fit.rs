@@ -7,7 +7,7 @@ use std::time::Instant;
 use aso_backbones::{Backbone, BackboneError, FloatDtype, NamedTensor, TokenBatch, checkpoint};
 use aso_lora::{DropoutStream, ForwardContext};
 use aso_losses::SequenceCrossEntropy;
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::{AdafactorConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -29,17 +29,26 @@ const OPTIMIZER_FILE: &str = "optimizer.bpk";
 /// A model that can be saved.
 pub(super) trait Parameters {
     fn named(&self) -> Vec<NamedTensor>;
+    fn embedding(&self) -> ParamId;
 }
 
 impl Parameters for aso_backbones::t5::T5ForConditionalGeneration {
     fn named(&self) -> Vec<NamedTensor> {
         self.named_parameters()
     }
+
+    fn embedding(&self) -> ParamId {
+        self.embedding_id()
+    }
 }
 
 impl Parameters for aso_backbones::llama::LlamaForCausalLm {
     fn named(&self) -> Vec<NamedTensor> {
         self.named_parameters()
+    }
+
+    fn embedding(&self) -> ParamId {
+        self.embedding_id()
     }
 }
 
@@ -121,8 +130,12 @@ impl Fitting<'_> {
             let known = steps.unwrap_or(usize::MAX);
             let batch = examples.batch(step, config.text_share_at(step, known))?;
             let lr = config.lr_at(step, known);
+            let rates = Rates {
+                lr,
+                embedding: lr * config.embedding_lr / config.lr,
+            };
             let dropout = DropoutStream::new(config.seed, 0, step as u64, 0);
-            let loss = update(&mut model, &mut optimizer, &batch, dropout, lr);
+            let loss = update(&mut model, &mut optimizer, &batch, dropout, rates);
             if !loss.is_finite() {
                 let lr = config.lr;
                 return Err(PretrainError::Diverged { step, loss, lr });
@@ -242,20 +255,31 @@ impl PretrainConfig {
     }
 }
 
+/// Learning rates of a step.
+#[derive(Clone, Copy)]
+struct Rates {
+    lr: f64,
+    embedding: f64,
+}
+
 /// One optimizer step; returns the mean token loss before it.
-fn update<M: Backbone + Module>(
+fn update<M: Backbone + Module + Parameters>(
     model: &mut M,
     optimizer: &mut ModuleOptimizer,
     batch: &TokenBatch,
     dropout: DropoutStream,
-    lr: f64,
+    rates: Rates,
 ) -> f64 {
     let context = ForwardContext::training(Some(dropout));
     let (logits, labels) = model.answer_logits(batch, &context);
     let loss = SequenceCrossEntropy::default().forward(logits, &labels);
     let mean = loss.sum.div_scalar(loss.tokens as f64);
-    let gradients = GradientsParams::from_grads(mean.backward(), model);
-    *model = optimizer.step(lr, model.clone(), gradients);
+    let mut gradients = mean.backward();
+    let id = model.embedding();
+    let embedding = GradientsParams::from_params(&mut gradients, model, &[id]);
+    let others = GradientsParams::from_grads(gradients, model);
+    *model = optimizer.step(rates.embedding, model.clone(), embedding);
+    *model = optimizer.step(rates.lr, model.clone(), others);
     mean.into_scalar::<f32>().into()
 }
 

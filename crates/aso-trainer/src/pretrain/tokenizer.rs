@@ -41,7 +41,13 @@ pub(super) fn tokenizer_json(kind: ModelKind, sentinels: usize) -> Vec<u8> {
     let first_sentinel = vocabulary.len() - sentinels;
     let model =
         json!({"type": "Unigram", "unk_id": 2, "vocab": vocabulary, "byte_fallback": false});
-    document(kind, metaspace(), model, first_sentinel, sentinels)
+    let layout = Layout {
+        kind,
+        first_sentinel,
+        sentinels,
+        line_breaks: false,
+    };
+    layout.document(metaspace(), model)
 }
 
 /// The special tokens, with ids from 0.
@@ -62,15 +68,30 @@ pub(super) fn metaspace() -> Value {
     json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true})
 }
 
-/// A whole `tokenizer.json` around a model's pieces; the sentinels' ids begin with `first_sentinel`.
-pub(super) fn document(
-    kind: ModelKind,
-    pre_tokenizer: Value,
-    model: Value,
-    first_sentinel: usize,
-    sentinels: usize,
-) -> Vec<u8> {
-    let added: Vec<Value> = special_tokens(kind)
+/// What a `tokenizer.json` has around a model's pieces.
+pub(super) struct Layout {
+    pub(super) kind: ModelKind,
+    /// Id of the first sentinel.
+    pub(super) first_sentinel: usize,
+    pub(super) sentinels: usize,
+    /// Whether a line break is a token, [`LINE_BREAK`], instead of white space like any other: it tells a prompt's options
+    /// from its text.
+    pub(super) line_breaks: bool,
+}
+
+/// What a line break becomes before texts are split.
+const LINE_BREAK: &str = "⏎";
+
+impl Layout {
+    /// The whole `tokenizer.json`.
+    pub(super) fn document(&self, pre_tokenizer: Value, model: Value) -> Vec<u8> {
+        let Self {
+            kind,
+            first_sentinel,
+            sentinels,
+            line_breaks,
+        } = *self;
+        let added: Vec<Value> = special_tokens(kind)
         .iter()
         .map(|token| (*token).to_owned())
         .enumerate()
@@ -82,43 +103,53 @@ pub(super) fn document(
             })
         })
         .collect();
-    let sequence = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
-    let token = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
-    let template = |id: u32, name: &str, single: Value, pair: Value| {
-        json!({
-            "type": "TemplateProcessing",
-            "single": single,
-            "pair": pair,
-            "special_tokens": {name: {"id": name, "ids": [id], "tokens": [name]}},
-        })
-    };
-    let (a, b) = (sequence("A"), sequence("B"));
-    let post_processor = match kind {
-        ModelKind::EncoderDecoder => {
-            let end = token("</s>");
-            template(1, "</s>", json!([a, end]), json!([a, end, b, end]))
+        let sequence = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
+        let token = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
+        let template = |id: u32, name: &str, single: Value, pair: Value| {
+            json!({
+                "type": "TemplateProcessing",
+                "single": single,
+                "pair": pair,
+                "special_tokens": {name: {"id": name, "ids": [id], "tokens": [name]}},
+            })
+        };
+        let (a, b) = (sequence("A"), sequence("B"));
+        let post_processor = match kind {
+            ModelKind::EncoderDecoder => {
+                let end = token("</s>");
+                template(1, "</s>", json!([a, end]), json!([a, end, b, end]))
+            }
+            ModelKind::Causal => {
+                let begin = token(BEGIN);
+                template(3, BEGIN, json!([begin, a]), json!([begin, a, b]))
+            }
+        };
+        let mut normalizers = vec![json!({"type": "Lowercase"})];
+        let mut decoder = metaspace();
+        if line_breaks {
+            let (pattern, content) = (json!({"Regex": r"\s*\n\s*"}), format!(" {LINE_BREAK} "));
+            normalizers.push(json!({"type": "Replace", "pattern": pattern, "content": content}));
+            let piece = json!({"String": format!("▁{LINE_BREAK}")});
+            let back = json!({"type": "Replace", "pattern": piece, "content": "\n"});
+            decoder = json!({"type": "Sequence", "decoders": [back, decoder]});
         }
-        ModelKind::Causal => {
-            let begin = token(BEGIN);
-            template(3, BEGIN, json!([begin, a]), json!([begin, a, b]))
-        }
-    };
-    let tokenizer = json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "Lowercase"},
-            {"type": "Replace", "pattern": {"Regex": "\\s+"}, "content": " "},
-            {"type": "Strip", "strip_left": true, "strip_right": true},
-        ]},
-        "pre_tokenizer": pre_tokenizer,
-        "post_processor": post_processor,
-        "decoder": metaspace(),
-        "model": model,
-    });
-    format!("{tokenizer:#}\n").into_bytes()
+        normalizers.extend([
+            json!({"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}),
+            json!({"type": "Strip", "strip_left": true, "strip_right": true}),
+        ]);
+        let tokenizer = json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": added,
+            "normalizer": {"type": "Sequence", "normalizers": normalizers},
+            "pre_tokenizer": pre_tokenizer,
+            "post_processor": post_processor,
+            "decoder": decoder,
+            "model": model,
+        });
+        format!("{tokenizer:#}\n").into_bytes()
+    }
 }
 
 /// Ids of `<extra_id_0>`, `<extra_id_1>`, .. as far as the tokenizer has them.

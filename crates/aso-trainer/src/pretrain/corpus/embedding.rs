@@ -79,6 +79,25 @@ pub(in crate::pretrain) fn token_vectors(
     standardise(&vectors, &occurs, &mut normal)
 }
 
+/// Turns token vectors into ones to start a model from: every row at root mean square 1, half of its square from the
+/// token's direction and half drawn, so that tokens of similar meaning are alike, and no two are the same to attention.
+///
+/// With vectors as they are, frequent tokens, which are short, would hardly be seen.
+pub(in crate::pretrain) fn with_identity(vectors: &[f32], width: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x6964);
+    let half = 0.5_f32.sqrt();
+    let mut mixed = Vec::with_capacity(vectors.len());
+    for vector in vectors.chunks(width) {
+        let square = vector.iter().map(|v| v * v).sum::<f32>() / width as f32;
+        let scale = half / square.sqrt().max(1e-12);
+        for value in vector {
+            let own: f32 = StandardNormal.sample(&mut rng);
+            mixed.push(scale * value + half * own);
+        }
+    }
+    mixed
+}
+
 /// The PPMI matrix of the tokens' co-occurrence within [`WINDOW`].
 fn ppmi(texts: &[Vec<u32>], vocabulary: usize) -> Sparse {
     // Counts are sums of 1/d in the order of the texts.

@@ -11,23 +11,25 @@ use super::Corpus;
 use super::terms::{Terms, Word};
 
 /// Words of a text that an item shows at most.
-const MAX_WORDS: usize = 40;
+const MAX_WORDS: usize = 48;
 /// Words of a text that an item needs at least.
 const MIN_WORDS: usize = 6;
-/// Words of a text that are to be repeated.
-const REPEATED: usize = 8;
+/// Words of a heading that is an option, at most.
+const MAX_HEADING: usize = 8;
+/// Words of a phrase at most.
+const MAX_PHRASE: usize = 3;
 /// Draws before a kind of item is given up.
 const TRIES: usize = 20;
 
 /// What an item asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ItemKind {
-    /// All options once more, or a stretch of the text: copying is learned soonest where every token is to be copied.
-    Repeat,
-    /// Which of the options the text mentions.
+    /// Which of several phrases of one to three words the text mentions.
     Mention,
     /// Which option belongs to the text, that is, was taken out of it.
     Belong,
+    /// Which first line fits the rest of the text: in a review it says what is thought of the thing.
+    Heading,
     /// Which name fits the group of texts that the text belongs to.
     Group,
     /// Which of several words of similar meaning stands in the gap.
@@ -38,18 +40,22 @@ pub enum ItemKind {
 
 /// Shares of the kinds, in percent.
 const SHARES: [(ItemKind, u32); 6] = [
-    (ItemKind::Repeat, 12),
-    (ItemKind::Mention, 12),
-    (ItemKind::Belong, 26),
+    (ItemKind::Mention, 10),
+    (ItemKind::Belong, 18),
+    (ItemKind::Heading, 24),
     (ItemKind::Group, 22),
     (ItemKind::Gap, 20),
-    (ItemKind::Pair, 8),
+    (ItemKind::Pair, 6),
 ];
 
 /// Makes items from a corpus. Item `n` is a function of the seed and n.
 pub struct ItemMaker {
     texts: Vec<String>,
     terms: Terms,
+    /// By text, where there is one.
+    headings: Vec<Option<Range<usize>>>,
+    /// The texts with a heading by group.
+    headed: Vec<Vec<usize>>,
     seed: u64,
     /// What stands in a gap.
     gap: &'static str,
@@ -63,8 +69,19 @@ impl ItemMaker {
         gap: &'static str,
         vector_of: impl Fn(&str) -> Option<Vec<f32>> + Sync,
     ) -> Self {
+        let terms = Terms::new(corpus.texts(), seed, vector_of);
+        let headings: Vec<_> = corpus.texts().iter().map(|text| heading(text)).collect();
+        let groups = terms.group_of.iter().map(|group| *group as usize);
+        let mut headed = vec![Vec::new(); groups.clone().max().map_or(0, |last| last + 1)];
+        for (text, group) in groups.enumerate() {
+            if headings[text].is_some() {
+                headed[group].push(text);
+            }
+        }
         Self {
-            terms: Terms::new(corpus.texts(), seed, vector_of),
+            terms,
+            headings,
+            headed,
             texts: corpus.texts().to_vec(),
             seed,
             gap,
@@ -78,9 +95,9 @@ impl ItemMaker {
         for _ in 0..TRIES {
             let kind = kind(rng);
             let item = match kind {
-                ItemKind::Repeat => self.repeat(rng),
                 ItemKind::Mention => self.mention(rng),
                 ItemKind::Belong => self.belong(rng),
+                ItemKind::Heading => self.heading(rng),
                 ItemKind::Group => self.group(rng),
                 ItemKind::Gap => self.gap(rng),
                 ItemKind::Pair => self.pair(rng),
@@ -98,7 +115,16 @@ impl ItemMaker {
             return None;
         }
         let text = rng.random_range(0..self.texts.len());
-        let words = &self.terms.texts[text];
+        self.passage_of(rng, text, &self.terms.texts[text])
+    }
+
+    /// A stretch of some words of a text.
+    fn passage_of<'a>(
+        &'a self,
+        rng: &mut ChaCha8Rng,
+        text: usize,
+        words: &'a [Word],
+    ) -> Option<Passage<'a>> {
         if words.len() < MIN_WORDS {
             return None;
         }
@@ -138,43 +164,34 @@ impl ItemMaker {
         (top > 0).then(|| terms[rng.random_range(0..top)])
     }
 
-    fn repeat(&self, rng: &mut ChaCha8Rng) -> Option<Example> {
-        let passage = self.passage(rng)?;
-        let mut options: Vec<String> = self
-            .others(rng, |_| true)?
-            .into_iter()
-            .map(|term| self.name(term).to_owned())
-            .collect();
-        options.truncate(6);
-        let text = passage.shown(self.gap, |_| Show::Word);
-        let (question, answer) = match rng.random_bool(0.5) {
-            true => ("Repeat the options.", options.join(", ")),
-            false => {
-                let beginning = Passage {
-                    words: &passage.words[..REPEATED.min(passage.words.len())],
-                    ..passage
-                };
-                let answer = beginning.shown(self.gap, |_| Show::Word);
-                ("Repeat the beginning of the following text.", answer)
-            }
-        };
-        Some(prompt(rng, question, &options, &text, &answer))
-    }
-
     fn mention(&self, rng: &mut ChaCha8Rng) -> Option<Example> {
         let passage = self.passage(rng)?;
-        let terms: Vec<u32> = passage.terms().collect();
-        let answer = *terms.get(rng.random_range(0..terms.len().max(1)))?;
-        let others = self.others(rng, |term| !terms.contains(&term))?;
+        let text = passage.shown(self.gap, |_| Show::Word);
+        let mut options = vec![passage.phrase(rng)?.to_owned()];
+        let count = option_count(rng);
+        for _ in 0..4 * count {
+            let other = self.passage(rng);
+            if let Some(other) = other.and_then(|passage| passage.phrase(rng))
+                && !text.to_lowercase().contains(&other.to_lowercase())
+                && !options.iter().any(|option| option == other)
+                && options.len() <= count
+            {
+                options.push(other.to_owned());
+            }
+        }
+        if options.len() == 1 {
+            return None;
+        }
+        let answer = options[0].clone();
+        options.shuffle(rng);
         let question = pick(
             rng,
             &[
-                "Which word occurs in the following text?",
+                "Which phrase occurs in the following text?",
                 "Which option is mentioned?",
             ],
         );
-        let text = passage.shown(self.gap, |_| Show::Word);
-        Some(self.choice(rng, question, answer, others, &text))
+        Some(prompt(rng, question, &options, &text, &answer))
     }
 
     fn belong(&self, rng: &mut ChaCha8Rng) -> Option<Example> {
@@ -201,6 +218,50 @@ impl ItemMaker {
             _ => Show::Word,
         });
         Some(self.choice(rng, question, answer, others, &text))
+    }
+
+    fn heading(&self, rng: &mut ChaCha8Rng) -> Option<Example> {
+        if self.texts.is_empty() {
+            return None;
+        }
+        let text = rng.random_range(0..self.texts.len());
+        let range = self.headings[text].clone()?;
+        let words = &self.terms.texts[text];
+        let rest = words.partition_point(|word| word.at.start < range.end);
+        let passage = self.passage_of(rng, text, &words[rest..])?;
+        let answer = &self.texts[text][range];
+        // Texts about the same thing: what the heading says, not what it is about, tells them apart.
+        let group = match rng.random_bool(0.7) {
+            true => self.terms.group_of[text],
+            false => self.terms.group_of[rng.random_range(0..self.texts.len())],
+        };
+        let headed = &self.headed[group as usize];
+        let count = rng.random_range(1..=5);
+        let mut options = vec![answer.to_owned()];
+        for _ in 0..2 * count {
+            let Some(&other) = headed.get(rng.random_range(0..headed.len().max(1))) else {
+                continue;
+            };
+            if let Some(range) = self.headings[other].clone() {
+                let other = &self.texts[other][range];
+                if options.len() <= count && !options.iter().any(|option| option == other) {
+                    options.push(other.to_owned());
+                }
+            }
+        }
+        if options.len() == 1 {
+            return None;
+        }
+        let question = pick(
+            rng,
+            &[
+                "Which title does the following text have?",
+                "What does the following paragraph say?",
+            ],
+        );
+        let shown = passage.shown(self.gap, |_| Show::Word);
+        options.shuffle(rng);
+        Some(prompt(rng, question, &options, &shown, answer))
     }
 
     fn group(&self, rng: &mut ChaCha8Rng) -> Option<Example> {
@@ -290,12 +351,7 @@ impl ItemMaker {
 
     /// Up to 13 topical terms of other passages, distinct, that `fit`.
     fn others(&self, rng: &mut ChaCha8Rng, fit: impl Fn(u32) -> bool) -> Option<Vec<u32>> {
-        // Few options are the rule, as in benchmarks.
-        let count = if rng.random_bool(0.7) {
-            rng.random_range(1..=4)
-        } else {
-            rng.random_range(5..=13)
-        };
+        let count = option_count(rng);
         let mut others = Vec::new();
         for _ in 0..4 * count {
             let Some(passage) = self.passage(rng) else {
@@ -348,7 +404,24 @@ struct Passage<'a> {
     words: &'a [Word],
 }
 
-impl Passage<'_> {
+impl<'a> Passage<'a> {
+    /// One to [`MAX_PHRASE`] words that follow each other, from a term on, with nothing but a space between them.
+    fn phrase(&self, rng: &mut ChaCha8Rng) -> Option<&'a str> {
+        let starts: Vec<usize> = (0..self.words.len())
+            .filter(|at| self.words[*at].term.is_some())
+            .collect();
+        let first = *starts.get(rng.random_range(0..starts.len().max(1)))?;
+        let longest = if rng.random_bool(0.5) { 1 } else { MAX_PHRASE };
+        let mut last = first;
+        while last + 1 < self.words.len()
+            && last + 1 - first < longest
+            && &self.string[self.words[last].at.end..self.words[last + 1].at.start] == " "
+        {
+            last += 1;
+        }
+        Some(&self.string[self.words[first].at.start..self.words[last].at.end])
+    }
+
     fn terms(&self) -> impl Iterator<Item = u32> {
         self.words.iter().filter_map(|word| word.term)
     }
@@ -386,6 +459,32 @@ impl Passage<'_> {
             &self.string[span.start..middle],
             &self.string[middle..span.end],
         )
+    }
+}
+
+/// The first of several lines without a label such as `Title:` in front, if it is short and no enumeration.
+fn heading(text: &str) -> Option<Range<usize>> {
+    let (line, rest) = text.split_once('\n')?;
+    let label = line.find(": ").filter(|at| {
+        let label = &line[..*at];
+        label.split(' ').count() <= 2 && label.chars().all(|c| c.is_alphanumeric() || c == ' ')
+    });
+    let start = label.map_or(0, |at| at + 2);
+    let heading = line[start..].trim();
+    let words = heading.split_whitespace().count();
+    if rest.trim().is_empty() || heading.contains(',') || !(1..=MAX_HEADING).contains(&words) {
+        return None;
+    }
+    let start = start + line[start..].len() - line[start..].trim_start().len();
+    Some(start..start + heading.len())
+}
+
+/// Options beside the answer. Few are the rule, as in benchmarks.
+fn option_count(rng: &mut ChaCha8Rng) -> usize {
+    if rng.random_bool(0.7) {
+        rng.random_range(1..=4)
+    } else {
+        rng.random_range(5..=13)
     }
 }
 
@@ -459,7 +558,8 @@ mod tests {
                     _ => filler[(text * 7 + at * 3) % filler.len()].clone(),
                 })
                 .collect();
-            words.join(" ") + "."
+            let number = "abcdefghij".repeat(2)[text % 10..][..1 + text / 8].to_owned();
+            format!("Title: about {number}\nText: {}.", words.join(" "))
         });
         let corpus = Corpus::new(texts.collect());
         let vector_of = |word: &str| {
@@ -479,6 +579,26 @@ mod tests {
     }
 
     #[test]
+    fn headings_are_short_first_lines() {
+        let of = |text: &str| heading(text).map(|range| text[range].to_owned());
+        assert_eq!(
+            of("Title:  Great fun \nText: x y"),
+            Some("Great fun".into())
+        );
+        assert_eq!(of("sentence 1: No.\nsentence 2: Yes."), Some("No.".into()));
+        assert_eq!(of("Just this\nand that"), Some("Just this".into()));
+        for none in [
+            "Text: one line only",
+            "Title: alone\n ",
+            "Title: \nText: x",
+            "Title: one, two\nText: x",
+            "Title: a b c d e f g h i\nText: x",
+        ] {
+            assert_eq!(of(none), None, "{none}");
+        }
+    }
+
+    #[test]
     fn the_answer_is_an_option_and_follows_the_rule_of_its_kind() {
         let maker = maker();
         let mut seen = std::collections::BTreeSet::new();
@@ -489,21 +609,14 @@ mod tests {
             seen.insert(kind);
             let options = item.prefix.split("Option: ").nth(1).unwrap();
             let options: Vec<&str> = options.trim_end().split(", ").collect();
-            if kind != ItemKind::Repeat {
-                assert!(options.contains(&item.target.as_str()), "{item:?}");
-                assert!(options.len() > 1, "{item:?}");
-            }
+            assert!(options.contains(&item.target.as_str()), "{item:?}");
+            assert!(options.len() > 1, "{item:?}");
             let words: Vec<&str> = item.sentence.split([' ', '.', '\n']).collect();
             match kind {
-                ItemKind::Repeat => {
-                    let repeated = options.join(", ");
-                    let text = item.sentence.starts_with(&item.target);
-                    assert!(item.target == repeated || text, "{item:?}");
-                }
                 ItemKind::Mention => {
-                    let found = options.iter().filter(|o| words.contains(o)).count();
-                    assert_eq!(found, 1, "{item:?}");
-                    assert!(words.contains(&item.target.as_str()));
+                    let found = options.iter().filter(|o| item.sentence.contains(**o));
+                    assert_eq!(found.count(), 1, "{item:?}");
+                    assert!(item.sentence.contains(&item.target));
                 }
                 ItemKind::Belong => {
                     assert!(options.iter().all(|o| !words.contains(o)), "{item:?}");
@@ -512,6 +625,7 @@ mod tests {
                     assert!(item.sentence.contains("<extra_id_0>"));
                     assert!(!words.contains(&item.target.as_str()));
                 }
+                ItemKind::Heading => assert!(!item.sentence.contains("about"), "{item:?}"),
                 ItemKind::Group | ItemKind::Pair => {}
             }
             assert_eq!(maker.item(number).unwrap().1, item);

@@ -12,7 +12,7 @@ mod tokenizer;
 
 use aso_data::{DataError, Split, TaskLibrary};
 
-pub(super) use embedding::token_vectors;
+pub(super) use embedding::{token_vectors, with_identity};
 pub use items::{ItemKind, ItemMaker};
 pub(super) use tokenizer::tokenizer_json;
 

@@ -1,6 +1,6 @@
 //! Content words of a corpus, what they mean to each other, and what texts are about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use rand::RngExt;
@@ -8,8 +8,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 
-/// The most frequent words say nothing about a text: so many, or one in [`STOP_SHARE`] words of a small corpus.
-const STOP_WORDS: usize = 150;
+/// The most frequent words say nothing about a text, whatever its language: so many, or one in [`STOP_SHARE`] words of
+/// a small corpus. More would take words such as "good" or "film" away; English function words are known by name.
+const FREQUENT_WORDS: usize = 30;
 const STOP_SHARE: usize = 100;
 /// A term occurs in so many texts at least.
 const MIN_TEXTS: usize = 5;
@@ -69,11 +70,13 @@ impl Terms {
         }
         let mut by_count: Vec<(&String, usize)> = counts.iter().map(|(w, c)| (w, *c)).collect();
         by_count.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+        let stop_words: HashSet<&str> = stop_words::get("en").iter().copied().collect();
         let candidates: Vec<&String> = by_count
             .into_iter()
-            .skip(STOP_WORDS.min(in_texts.len() / STOP_SHARE))
+            .skip(FREQUENT_WORDS.min(in_texts.len() / STOP_SHARE))
             .map(|(word, _)| word)
             .filter(|word| in_texts[*word] >= MIN_TEXTS && word.chars().count() >= 3)
+            .filter(|word| !stop_words.contains(word.as_str()))
             .collect();
         let vectors: Vec<Option<Vec<f32>>> = candidates
             .par_iter()

@@ -8,7 +8,7 @@ use tokenizers::models::bpe::BpeTrainer;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::super::PretrainError;
-use super::super::tokenizer::{document, metaspace, sentinel_tokens, special_tokens};
+use super::super::tokenizer::{Layout, metaspace, sentinel_tokens, special_tokens};
 
 /// `tokenizer.json` with byte-pair pieces (Sennrich et al. 2016) of the texts, lower-cased; digits and punctuation stand
 /// alone. `vocabulary` counts special tokens and sentinels.
@@ -30,7 +30,13 @@ pub(in crate::pretrain) fn tokenizer_json(
     for (id, token) in special.iter().enumerate() {
         empty["vocab"][*token] = id.into();
     }
-    let json = document(kind, pre_tokenizer.clone(), empty, 0, 0);
+    let mut layout = Layout {
+        kind,
+        first_sentinel: 0,
+        sentinels: 0,
+        line_breaks: true,
+    };
+    let json = layout.document(pre_tokenizer.clone(), empty);
     let failed = |problem: tokenizers::Error| PretrainError::Tokenizer {
         problem: problem.to_string(),
     };
@@ -44,9 +50,9 @@ pub(in crate::pretrain) fn tokenizer_json(
         .show_progress(false)
         .build();
     let mut trainer = TrainerWrapper::from(trainer);
-    tokenizer
-        .train(&mut trainer, texts.iter().map(String::as_str))
-        .map_err(failed)?;
+    // Line breaks occur between the parts of a prompt, not in texts; behind every text one is learned.
+    let lines = texts.iter().map(|text| format!("{text}\n"));
+    tokenizer.train(&mut trainer, lines).map_err(failed)?;
     let mut model =
         serde_json::to_value(tokenizer.get_model()).map_err(|error| PretrainError::Tokenizer {
             problem: error.to_string(),
@@ -58,7 +64,8 @@ pub(in crate::pretrain) fn tokenizer_json(
             vocabulary.insert(sentinel, Value::from(size + at));
         }
     }
-    let json = document(kind, pre_tokenizer, model, size, sentinels);
+    (layout.first_sentinel, layout.sentinels) = (size, sentinels);
+    let json = layout.document(pre_tokenizer, model);
     TextTokenizer::from_bytes(&json)?;
     Ok(json)
 }
@@ -98,6 +105,9 @@ mod tests {
             let ids = tokenizer.encode(text).unwrap();
             assert_eq!(ids.len(), 8, "{:?}", ids);
             assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+            let ids = tokenizer.encode("sport, \n science").unwrap();
+            assert_eq!(ids.len(), 4, "{:?}", ids);
+            assert_eq!(tokenizer.decode(&ids).unwrap(), "sport,\n science");
             assert_eq!((tokenizer.pad_id(), tokenizer.eos_id()), (Some(0), Some(1)));
             let found = super::super::super::tokenizer::sentinel_ids(&tokenizer);
             let size = tokenizer.vocab_size() as u32;
