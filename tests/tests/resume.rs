@@ -28,23 +28,25 @@ checkpoint_every = 2
 [eval]
 batch_size = 8
 max_new_tokens = 6
+general_tasks = GENERAL
 "#;
 
-fn tasks() -> Vec<String> {
+fn all_tasks() -> Vec<String> {
     let suite = aso_data::SyntheticSuite::demo(1);
-    suite
-        .tasks()
-        .iter()
-        .take(3)
-        .map(|task| task.name.clone())
-        .collect()
+    let names = suite.tasks().iter().map(|task| task.name.clone());
+    names.collect()
+}
+
+fn tasks() -> Vec<String> {
+    all_tasks()[..3].to_vec()
 }
 
 fn write_config(dir: &Path, method: &str) -> std::path::PathBuf {
     let path = dir.join(format!("{method}.toml"));
     let config = CONFIG
         .replace("METHOD", method)
-        .replace("TASKS", &format!("{:?}", tasks()));
+        .replace("TASKS", &format!("{:?}", tasks()))
+        .replace("GENERAL", &format!("{:?}", &all_tasks()[4..]));
     std::fs::write(&path, config).unwrap();
     path
 }
@@ -121,6 +123,11 @@ fn scores(run: &Path) -> usize {
 
 fn assert_same(run: &Path, reference: &Path, what: &str) {
     assert_eq!(results(run), results(reference), "{what}: results.json");
+    let general = &results(run)["general"][0];
+    assert!(
+        general["before"].is_f64() && general["after"].is_f64(),
+        "{what}: {general}"
+    );
     let adapters = |run: &Path| files(&run.join("adapters"));
     let (found, expected) = (adapters(run), adapters(reference));
     let names = |files: &[(String, Vec<u8>)]| -> Vec<String> {

@@ -228,6 +228,10 @@ mod tests {
             assert!(markdown.contains(number), "{number} in\n{markdown}");
             assert!(page.contains(&number.replace('-', "\u{2212}")), "{number}");
         }
+        // The untouched backbone and s(95 / 8, 90 / 8), of tasks that were not learned.
+        let other = "o-lora | other | 31.25 \u{b1} 0.00 | ";
+        assert!(markdown.contains(other), "{markdown}");
+        assert!(page.contains("Tasks that were not learned"));
         let csv = report.csv();
         let row: Vec<&str> = csv.lines().nth(2).unwrap().split(',').collect();
         assert_eq!(row[..6], ["a b", "o-lora", "o-lora", "2", "", "75.125"]);

@@ -1,7 +1,7 @@
 //! The numbers of a report: means over seeds, paired differences, costs. What `--format json` writes.
 
 use aso_trainer::metrics::Spread;
-use aso_trainer::results::Footprint;
+use aso_trainer::results::{Footprint, GeneralScore};
 use std::collections::{BTreeMap, HashMap};
 
 use aso_trainer::RunResults;
@@ -74,8 +74,21 @@ pub struct GroupSummary {
     pub zero_shot: Vec<Option<Spread>>,
     /// Forgetting of each task but the last, `max_{i in j..T-1} R[i][j] - R[T][j]`.
     pub forgetting_by_task: Vec<Option<Spread>>,
+    /// Scores on tasks that were not learned.
+    pub general: Vec<GeneralSummary>,
     /// What it cost.
     pub cost: Cost,
+}
+
+/// Scores on a task that was not learned.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GeneralSummary {
+    /// The task.
+    pub task: String,
+    /// Of the untouched backbone.
+    pub before: Option<Spread>,
+    /// Behind the last task.
+    pub after: Option<Spread>,
 }
 
 /// One run.
@@ -242,6 +255,7 @@ fn summarise_group(group: &Group) -> GroupSummary {
         forgetting_by_task: (0..tasks.saturating_sub(1))
             .map(|task| over(&|results| forgetting(results, task)))
             .collect(),
+        general: general(group),
         cost: cost(group),
     }
 }
@@ -262,6 +276,28 @@ fn forgetting(results: &RunResults, task: usize) -> Option<f64> {
         .iter()
         .try_fold(f64::NEG_INFINITY, |best, row| Some(best.max(row[task]?)))?;
     Some(best - last[task]?)
+}
+
+/// Over the runs that were evaluated on the tasks of the first one that has any.
+fn general(group: &Group) -> Vec<GeneralSummary> {
+    let first = group
+        .runs
+        .iter()
+        .find(|run| !run.results.general.is_empty());
+    let tasks = first.map_or(&[][..], |run| &run.results.general);
+    let of = |task: &GeneralScore| {
+        let over = |value: &dyn Fn(&GeneralScore) -> Option<f64>| {
+            let runs = group.runs.iter().flat_map(|run| &run.results.general);
+            let same = runs.filter(|score| score.task == task.task);
+            Spread::of(&same.filter_map(value).collect::<Vec<_>>())
+        };
+        GeneralSummary {
+            task: task.task.clone(),
+            before: over(&|score| score.before),
+            after: over(&|score| score.after),
+        }
+    };
+    tasks.iter().map(of).collect()
 }
 
 fn cost(group: &Group) -> Cost {

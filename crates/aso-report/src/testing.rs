@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use aso_trainer::metrics::AccuracyMatrix;
-use aso_trainer::results::RunResults;
+use aso_trainer::results::{GeneralScore, RunResults};
 
 /// Results on the tasks `a` and `b`, with 10 and 30 examples; `scores` are the rows of R.
 pub(crate) fn results(method: &str, seed: u64, scores: &[f64; 4]) -> RunResults {
@@ -15,7 +15,13 @@ pub(crate) fn results(method: &str, seed: u64, scores: &[f64; 4]) -> RunResults 
     matrix.set_zero_shot(0, 10.0);
     matrix.set_zero_shot(1, 20.0);
     let tasks = vec!["a".to_owned(), "b".to_owned()];
-    RunResults::new(method, seed, tasks, vec![10, 30], &matrix)
+    let mut results = RunResults::new(method, seed, tasks, vec![10, 30], &matrix);
+    results.general = vec![GeneralScore {
+        task: "other".to_owned(),
+        before: Some(31.25),
+        after: Some(scores[3] / 8.0),
+    }];
+    results
 }
 
 /// A run directory with nothing but results.

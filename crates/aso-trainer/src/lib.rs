@@ -58,5 +58,5 @@ pub use error::TrainerError;
 pub use method::Method;
 pub use results::RunResults;
 pub use run::{Run, RunStatus};
-pub use task::Task;
+pub use task::{RunTasks, Task};
 pub use trainer::{Outcome, Trainer};

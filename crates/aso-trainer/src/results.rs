@@ -48,6 +48,9 @@ pub struct RunResults {
     pub soft_weights: Vec<Vec<WeightPoint>>,
     /// The measured similarities of each task; empty where none was measured.
     pub similarity: Vec<Vec<SimilarityPoint>>,
+    /// Scores on tasks that are not learned (`eval.general_tasks`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub general: Vec<GeneralScore>,
     /// The step whose adapter each task kept, with `train.select = "best-on-dev"`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub selected: Vec<Selected>,
@@ -56,6 +59,29 @@ pub struct RunResults {
     pub footprint: Option<Footprint>,
     /// Wall-clock times and memory.
     pub timings: Timings,
+}
+
+/// Scores on a task that is not learned, in percent; `null` where nothing was evaluated yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GeneralScore {
+    /// The task.
+    pub task: String,
+    /// Of the untouched backbone.
+    pub before: Option<f64>,
+    /// Behind the last task.
+    pub after: Option<f64>,
+}
+
+impl GeneralScore {
+    /// Nothing evaluated yet.
+    pub fn new(task: String) -> Self {
+        let (before, after) = (None, None);
+        Self {
+            task,
+            before,
+            after,
+        }
+    }
 }
 
 /// What a method keeps beside the backbone.
@@ -179,6 +205,7 @@ impl RunResults {
             evaluation_samples,
             soft_weights: vec![Vec::new(); count],
             similarity: vec![Vec::new(); count],
+            general: Vec::new(),
             selected: Vec::new(),
             footprint: None,
             timings: Timings {

@@ -7,15 +7,14 @@ use std::sync::atomic::AtomicBool;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{RunConfig, Select};
+use crate::config::RunConfig;
 use crate::events::Observer;
 use crate::files::{CONFIG_FILE, RunDir, atomic_write, check_run_dir, prepare_run_dir};
 use crate::load::{Loaded, load_model, open_library};
 use crate::method::{self, Method};
 use crate::results::{RESULTS_FILE, RunResults};
-use crate::selection::Selection;
 use crate::state::RunState;
-use crate::{Outcome, Task, Trainer, TrainerError};
+use crate::{Outcome, RunTasks, Trainer, TrainerError};
 use aso_backbones::Backbone;
 
 /// Keys that may differ when a run is resumed: they change no result.
@@ -158,25 +157,14 @@ impl Run {
         let Self { config, dir } = self;
         method.check(&loaded.model)?;
         let library = open_library(&config.data)?;
-        let names = config.tasks()?;
-        let load = |config: &RunConfig| {
-            let vocabulary = loaded.model.vocabulary();
-            names
-                .iter()
-                .map(|name| Task::load(library.as_ref(), name, config, &loaded.codec, vocabulary))
-                .collect::<Result<Vec<_>, _>>()
-        };
-        let tasks = load(&config)?;
-        let dev = match config.train.select {
-            Select::Last => Vec::new(),
-            Select::BestOnDev => load(&Selection::dev_config(&config))?,
-        };
+        let vocabulary = loaded.model.vocabulary();
+        let tasks = RunTasks::load(library.as_ref(), &config, &loaded.codec, vocabulary)?;
         let targets = loaded.model.default_targets();
         let lora = config.lora.to_lora_config(targets);
         loaded.model.check_targets(&lora)?;
         atomic_write(&dir.path.join(CONFIG_FILE), config.to_toml()?.as_bytes())?;
         let path = dir.path.clone();
-        let mut trainer = Trainer::new(loaded, config, method, tasks, dev, dir)?;
+        let mut trainer = Trainer::new(loaded, config, method, tasks, dir)?;
         let outcome = trainer.run(observer, stop)?;
         let results = trainer.results();
         results.write(&path)?;
@@ -195,7 +183,9 @@ fn finished(config: &RunConfig, dir: &Path) -> Result<bool, TrainerError> {
     // The results are written after the state: a kill in between leaves older ones.
     Ok(dir.join(RESULTS_FILE).exists() && {
         let results = RunResults::read(dir)?;
-        results.accuracy == state.matrix.rows() && results.zero_shot == state.matrix.zero_shot()
+        results.accuracy == state.matrix.rows()
+            && results.zero_shot == state.matrix.zero_shot()
+            && results.general == state.general
     })
 }
 

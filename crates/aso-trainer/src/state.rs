@@ -19,7 +19,7 @@ use crate::files::{FilesError, atomic_dir, atomic_write, read_json, write_json};
 use crate::method::MethodState;
 use crate::metrics::AccuracyMatrix;
 use crate::optimizer::{MomentState, SubspaceOptimizer};
-use crate::results::{Footprint, Selected, SimilarityPoint, Timings, WeightPoint};
+use crate::results::{Footprint, GeneralScore, Selected, SimilarityPoint, Timings, WeightPoint};
 use crate::selection::Selection;
 
 /// Layout version of `state.json`.
@@ -53,6 +53,9 @@ pub struct RunState {
     pub soft_weights: Vec<Vec<WeightPoint>>,
     /// Measured similarities per task.
     pub similarity: Vec<Vec<SimilarityPoint>>,
+    /// Scores on tasks that are not learned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub general: Vec<GeneralScore>,
     /// The step whose adapter each trained task kept, where it was chosen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub selected: Vec<Selected>,
@@ -91,6 +94,7 @@ impl RunState {
             matrix: AccuracyMatrix::new(0),
             soft_weights: Vec::new(),
             similarity: Vec::new(),
+            general: Vec::new(),
             selected: Vec::new(),
             footprint: None,
             timings: Timings::default(),
@@ -126,10 +130,16 @@ impl RunState {
             .collect()
     }
 
-    /// Whether `tasks` tasks are trained and the last of them is evaluated. Earlier rows are complete when
+    /// Whether `tasks` tasks are trained, other abilities are evaluated, and the last of them is evaluated. Earlier rows are complete when
     /// a later task is trained.
     pub fn is_complete(&self, tasks: usize, eval: &EvalSettings) -> bool {
-        self.trained == tasks
+        let general = self.general.len() == eval.general_tasks.iter().flatten().count()
+            && self
+                .general
+                .iter()
+                .all(|score| score.before.is_some() && score.after.is_some());
+        general
+            && self.trained == tasks
             && self.matrix.tasks() == tasks
             && self.missing(tasks.checked_sub(1), eval.tasks).is_empty()
             && (!eval.zero_shot || self.missing(None, eval.tasks).is_empty())

@@ -6,7 +6,8 @@ use aso_data::{
 
 use crate::TrainerError;
 use crate::codec::TextCodec;
-use crate::config::{EvalMode, EvalSplit, RunConfig};
+use crate::config::{EvalMode, EvalSplit, RunConfig, Select};
+use crate::selection::Selection;
 use crate::token_cache::TokenCache;
 
 /// One task, tokenised.
@@ -26,6 +27,48 @@ pub struct Task {
     pub sources: Vec<String>,
     /// What an answer is chosen from, where answers are chosen ([`EvalMode::Score`]).
     pub labels: Option<Labels>,
+}
+
+/// The tasks of a run.
+#[derive(Debug, Clone, Default)]
+pub struct RunTasks {
+    /// Those that are learned, in order.
+    pub stream: Vec<Task>,
+    /// The same with their dev split for evaluation, where adapters are chosen on it; else empty.
+    pub dev: Vec<Task>,
+    /// Those that are evaluated only.
+    pub general: Vec<Task>,
+}
+
+impl RunTasks {
+    /// Reads the tasks that a run with `config` needs.
+    ///
+    /// # Errors
+    /// As [`Task::load`].
+    pub fn load(
+        library: &dyn TaskLibrary,
+        config: &RunConfig,
+        codec: &TextCodec,
+        vocabulary: usize,
+    ) -> Result<Self, TrainerError> {
+        let names = config.tasks()?;
+        let load = |names: &[String], config: &RunConfig| {
+            names
+                .iter()
+                .map(|name| Task::load(library, name, config, codec, vocabulary))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let dev = match config.train.select {
+            Select::Last => Vec::new(),
+            Select::BestOnDev => load(&names, &Selection::dev_config(config))?,
+        };
+        let general = config.eval.general_tasks.as_deref().unwrap_or_default();
+        Ok(Self {
+            stream: load(&names, config)?,
+            dev,
+            general: load(general, config)?,
+        })
+    }
 }
 
 /// The labels of a task.

@@ -24,15 +24,15 @@ use crate::files::{MetricsLog, RunDir, atomic_dir};
 use crate::load::Loaded;
 use crate::method::{Method, MethodState, Penalty, StepInfo, Structure, TaskContext, TaskInfo};
 use crate::optimizer::{AdamWSettings, SubspaceGradients, SubspaceOptimizer};
-use crate::predictions::{predictions_file, write_predictions};
-use crate::results::{Footprint, RunResults, Selected};
+use crate::predictions::{Prediction, predictions_file, write_predictions};
+use crate::results::{Footprint, GeneralScore, RunResults, Selected};
 use crate::schedule::learning_rate;
 use crate::selection::Selection;
 use crate::state::{
     CHECKPOINTS, KeptState, METHOD, RunState, STATE_FILE, TrainingState, adapter_dir,
     read_checkpoint, read_method_tensors, write_checkpoint,
 };
-use crate::task::Task;
+use crate::task::{RunTasks, Task};
 
 /// The log of steps.
 pub const METRICS_FILE: &str = "metrics.jsonl";
@@ -78,6 +78,7 @@ pub struct Trainer<M: Backbone> {
     tasks: Arc<[Task]>,
     /// The tasks with their dev splits, where adapters are chosen on them.
     dev: Vec<Task>,
+    general: Vec<Task>,
     names: Vec<String>,
     method: Box<dyn Method<M>>,
     dir: RunDir,
@@ -87,8 +88,7 @@ pub struct Trainer<M: Backbone> {
 
 impl<M: Backbone> Trainer<M> {
     /// A trainer in a prepared run directory whose `config.toml` is `config`. If the directory holds a
-    /// state, the run goes on from it. `dev` has the tasks with their dev split for evaluation if `train.select` asks for
-    /// it, and is empty otherwise. `method` is usually [`method::from_config`](crate::method::from_config),
+    /// state, the run goes on from it. `tasks` are those of [`RunTasks::load`]. `method` is usually [`method::from_config`](crate::method::from_config),
     /// or a type of your own.
     ///
     /// # Errors
@@ -97,8 +97,7 @@ impl<M: Backbone> Trainer<M> {
         loaded: Loaded<M>,
         config: RunConfig,
         method: Box<dyn Method<M>>,
-        tasks: Vec<Task>,
-        dev: Vec<Task>,
+        tasks: RunTasks,
         dir: RunDir,
     ) -> Result<Self, TrainerError> {
         let Loaded {
@@ -107,6 +106,11 @@ impl<M: Backbone> Trainer<M> {
             fingerprint,
             name,
         } = loaded;
+        let RunTasks {
+            stream: tasks,
+            dev,
+            general,
+        } = tasks;
         let mut state = match RunState::read(&dir.path)? {
             Some(state) => state,
             None => RunState::new(fingerprint.clone(), tasks.len()),
@@ -119,6 +123,10 @@ impl<M: Backbone> Trainer<M> {
             });
         }
         state.grow(tasks.len());
+        if state.general.len() != general.len() {
+            let names = general.iter().map(|task| task.name.clone());
+            state.general = names.map(GeneralScore::new).collect();
+        }
         if config.train.transposed_weights {
             model.keep_transposed();
         }
@@ -133,6 +141,7 @@ impl<M: Backbone> Trainer<M> {
             config,
             tasks: tasks.into(),
             dev,
+            general,
             dir,
             state,
             metrics,
@@ -173,6 +182,9 @@ impl<M: Backbone> Trainer<M> {
         {
             return Ok(Outcome::Stopped);
         }
+        if self.evaluate_general(false, observer, stop)? == Outcome::Stopped {
+            return Ok(Outcome::Stopped);
+        }
         // Rows before the last trained task are complete; the last one may not be.
         let first = match self.method.structure() {
             Structure::Joint => self.tasks.len().saturating_sub(1),
@@ -190,6 +202,9 @@ impl<M: Backbone> Trainer<M> {
             self.state.timings.note_memory();
             self.results().write(&self.dir.path)?;
         }
+        if self.evaluate_general(true, observer, stop)? == Outcome::Stopped {
+            return Ok(Outcome::Stopped);
+        }
         observer.event(Event::RunFinished);
         Ok(Outcome::Finished)
     }
@@ -206,6 +221,7 @@ impl<M: Backbone> Trainer<M> {
         );
         results.soft_weights = self.state.soft_weights.clone();
         results.similarity = self.state.similarity.clone();
+        results.general = self.state.general.clone();
         results.selected = self.state.selected.clone();
         results.footprint = self.state.footprint;
         results.timings = self.state.timings.clone();
@@ -266,11 +282,6 @@ impl<M: Backbone> Trainer<M> {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Outcome, TrainerError> {
-        let scope = if after.is_some() {
-            AdapterScope::All
-        } else {
-            AdapterScope::Base
-        };
         let after_name = after.map(|index| self.names[index].as_str());
         for index in self.state.missing(after, self.config.eval.tasks) {
             if stop.load(Ordering::Relaxed) {
@@ -292,26 +303,9 @@ impl<M: Backbone> Trainer<M> {
             }
             let start = Instant::now();
             let task = &self.tasks[index];
-            let examples = task.evaluation.len();
-            let name = task.name.as_str();
-            observer.event(Event::EvaluationStarted {
-                after: after_name,
-                task: name,
-                examples,
-            });
-            let scored = self
-                .evaluator()
-                .scored(&self.model, task, scope, &mut |done| {
-                    observer.event(Event::EvaluationProgress { done });
-                })?;
-            let score = mean_percent(&scored);
-            observer.event(Event::EvaluationFinished {
-                after: after_name,
-                task: name,
-                score,
-            });
+            let (score, scored) = self.evaluate(task, after_name, observer)?;
             let last = after.zip(after_name);
-            let path = predictions_file(&self.dir.path, last, (index, name));
+            let path = predictions_file(&self.dir.path, last, (index, &task.name));
             write_predictions(&path, &scored)?;
             let seconds = start.elapsed().as_secs_f64();
             match after {
@@ -323,6 +317,69 @@ impl<M: Backbone> Trainer<M> {
                     self.state.matrix.set_zero_shot(index, score);
                     self.state.timings.zero_shot += seconds;
                 }
+            }
+            self.state.write(&self.dir.path)?;
+        }
+        Ok(Outcome::Finished)
+    }
+
+    /// Evaluates the model, or without `after` the untouched backbone, on a task.
+    fn evaluate(
+        &self,
+        task: &Task,
+        after: Option<&str>,
+        observer: &mut dyn Observer,
+    ) -> Result<(f64, Vec<Prediction>), TrainerError> {
+        let scope = match after {
+            Some(_) => AdapterScope::All,
+            None => AdapterScope::Base,
+        };
+        let name = task.name.as_str();
+        observer.event(Event::EvaluationStarted {
+            after,
+            task: name,
+            examples: task.evaluation.len(),
+        });
+        let scored = self
+            .evaluator()
+            .scored(&self.model, task, scope, &mut |done| {
+                observer.event(Event::EvaluationProgress { done });
+            })?;
+        let score = mean_percent(&scored);
+        observer.event(Event::EvaluationFinished {
+            after,
+            task: name,
+            score,
+        });
+        Ok((score, scored))
+    }
+
+    /// Evaluates tasks that are not learned, before the first task or behind the last one.
+    fn evaluate_general(
+        &mut self,
+        trained: bool,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Outcome, TrainerError> {
+        for index in 0..self.general.len() {
+            let known = &self.state.general[index];
+            if (if trained { known.after } else { known.before }).is_some() {
+                continue;
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Ok(Outcome::Stopped);
+            }
+            let start = Instant::now();
+            let last = self.names.last().filter(|_| trained).map(String::as_str);
+            let (score, _) = self.evaluate(&self.general[index], last, observer)?;
+            let seconds = start.elapsed().as_secs_f64();
+            let (known, timings) = (&mut self.state.general[index], &mut self.state.timings);
+            if trained {
+                known.after = Some(score);
+                *timings.evaluation.last_mut().unwrap_or(&mut 0.0) += seconds;
+            } else {
+                known.before = Some(score);
+                timings.zero_shot += seconds;
             }
             self.state.write(&self.dir.path)?;
         }
@@ -690,6 +747,10 @@ impl<M: Backbone> Trainer<M> {
         let kept = KeptState::write(&self.dir.path.join(METHOD), task.index, method)?;
         self.state.method = kept;
         self.state.trained = task.index + 1;
+        for score in &mut self.state.general {
+            // Of the model before this task, if tasks are appended to a finished run.
+            score.after = None;
+        }
         self.state.training = None;
         self.save_state()?;
         self.remove_checkpoints(None);

@@ -7,7 +7,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value};
 use serde::Serialize;
 
-use super::table::{Table, cost, differences, results, spread};
+use super::table::{Table, cost, differences, general, results, spread};
 use crate::ReportError;
 use crate::group::{Group, Stream};
 use crate::metric::Metric;
@@ -39,6 +39,7 @@ struct Section {
     results: Table,
     differences: Option<Table>,
     all_differences: Option<Table>,
+    general: Option<Table>,
     cost: Table,
     metrics: Vec<[&'static str; 2]>,
     figures: Figures,
@@ -136,6 +137,7 @@ fn section(
         results: results(summary),
         differences: table(&[Metric::Ap]),
         all_differences: table(&Metric::ALL),
+        general: general(summary),
         cost: cost(summary),
         metrics: metrics.to_vec(),
         figures: inline(figures),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::table::{Cell, Mark, Table, cost, differences, results};
+use super::table::{Cell, Mark, Table, cost, differences, general, results};
 use crate::metric::Metric;
 use crate::summary::ReportSummary;
 
@@ -18,6 +18,9 @@ pub(crate) fn markdown(report: &ReportSummary) -> String {
         if !stream.differences.is_empty() {
             let table = differences(report, stream, &Metric::ALL);
             section(&mut text, "Differences", &table);
+        }
+        if let Some(table) = general(stream) {
+            section(&mut text, "Tasks that were not learned", &table);
         }
         section(&mut text, "Cost", &cost(stream));
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::metric::Metric;
 use crate::statistics::Interval;
-use crate::summary::{Difference, GroupSummary, ReportSummary, StreamSummary};
+use crate::summary::{Difference, GeneralSummary, GroupSummary, ReportSummary, StreamSummary};
 
 /// What stands where there is no number.
 pub(super) const NOTHING: &str = "-";
@@ -170,6 +170,36 @@ pub(super) fn differences(
             .collect(),
         rows: rows.collect(),
     }
+}
+
+/// Scores on tasks that were not learned, before and after; `None` where no run has any.
+pub(super) fn general(stream: &StreamSummary) -> Option<Table> {
+    let header = [
+        "method",
+        "task",
+        "untouched backbone",
+        "after the last task",
+    ]
+    .map(heading);
+    let row = |group: &GroupSummary, score: &GeneralSummary| {
+        let scores = [score.before, score.after].map(|score| plain(spread(score)));
+        [plain(&group.label), plain(&score.task)]
+            .into_iter()
+            .chain(scores)
+            .collect()
+    };
+    let of = |group: &GroupSummary| -> Vec<Vec<Cell>> {
+        group
+            .general
+            .iter()
+            .map(|score| row(group, score))
+            .collect()
+    };
+    let rows: Vec<Vec<Cell>> = stream.groups.iter().flat_map(of).collect();
+    (!rows.is_empty()).then(|| Table {
+        header: header.to_vec(),
+        rows,
+    })
 }
 
 /// What the groups cost.

@@ -487,6 +487,10 @@ settings! {
         pub batch_size: usize = 32,
         /// Longest generated answer in tokens.
         pub max_new_tokens: usize = 50,
+        /// Tasks that are not learned, on which the untouched backbone and the model behind the last task
+        /// are evaluated: what training does to other abilities. Unset: none.
+        #[sample = "[\"COPA\"]"]
+        pub general_tasks: Option<Vec<String>> = None,
         /// Whether the untouched backbone is evaluated on all tasks first (forward transfer needs
         /// it).
         pub zero_shot: bool = true,

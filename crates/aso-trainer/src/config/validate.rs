@@ -233,6 +233,13 @@ fn data(config: &RunConfig) -> Result<(), Violation> {
 
 fn stream(config: &RunConfig) -> Result<(), Violation> {
     let tasks = tasks(config)?;
+    for task in config.eval.general_tasks.iter().flatten() {
+        if tasks.contains(task) {
+            let found = format!("\"{task}\", which is learned");
+            let expected = "tasks that are not in the stream";
+            return Err(Violation::new("eval.general_tasks", expected, found));
+        }
+    }
     for (task, own) in &config.stream.overrides {
         let section = format!("stream.overrides.{task}");
         if !tasks.contains(task) {
