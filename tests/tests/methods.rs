@@ -3,15 +3,22 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
+mod witness;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use aso_backbones::t5::T5ForConditionalGeneration;
+use aso_lora::{AdapterHost, ForwardContext};
+use aso_tests::{assert_close, fixture};
 use aso_trainer::config::{ExampleKind, MethodName};
 use aso_trainer::events::{Event, Observer, Silent};
+use aso_trainer::method::SeqFt;
+use aso_trainer::optimizer::SubspaceGradients;
 use aso_trainer::results::Timings;
 use aso_trainer::{Outcome, Run, RunConfig, RunResults};
-use burn::tensor::Device;
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Tensor};
 use common::files;
 use tempfile::tempdir;
 
@@ -157,4 +164,45 @@ fn every_method_goes_on_where_it_was_stopped() {
             assert!(resumed == whole, "{method}, stopped at step {task}.{step}");
         }
     }
+}
+
+/// Makes every parameter a leaf of the autodiff graph.
+struct Trainable;
+
+impl ModuleMapper for Trainable {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        Param::initialized(param.id, param.val().autodiff().require_grad())
+    }
+}
+
+/// `W + B I` has, for B, the gradient of W, and starts as W.
+#[test]
+fn seq_ft_trains_the_weights_themselves() {
+    let dir = fixture("t5/v1_0");
+    let model = T5ForConditionalGeneration::from_pretrained(&dir, &Device::flex()).unwrap();
+    let batch = witness::batch("t5/v1_0", "batch.json");
+    let context = ForwardContext::training(None);
+
+    let mut adapted = model.clone();
+    SeqFt::start(&mut adapted);
+    let loss = witness::mean_cross_entropy(&adapted, &batch, &context);
+    let found_loss = witness::values(loss.clone());
+    let found = SubspaceGradients::collect(&adapted, &mut loss.backward());
+
+    let direct = model.map(&mut Trainable);
+    let loss = witness::mean_cross_entropy(&direct, &batch, &context);
+    let expected_loss = witness::values(loss.clone());
+    let gradients = loss.backward();
+    assert_close("loss", &found_loss, &expected_loss, witness::TOLERANCE);
+    let mut layers = 0;
+    direct.visit_linears(&mut |layer| {
+        let name = format!("{}.lora_B", layer.name());
+        // Weights are kept as `[d_in, d_out]`.
+        let expected = layer.weight.val().grad(&gradients).unwrap().transpose();
+        let found = found.get(&name).unwrap().clone();
+        let (found, expected) = (witness::values(found), witness::values(expected));
+        assert_close(&name, &found, &expected, witness::TOLERANCE);
+        layers += 1;
+    });
+    assert!(layers > 10);
 }

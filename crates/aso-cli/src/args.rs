@@ -226,13 +226,10 @@ pub(crate) struct JobArgs {
     pub(crate) json: bool,
 }
 
+/// A model with adapters and tasks.
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  aso eval --run runs/a
-  aso eval --model t5 --adapter runs/a/adapters/00-dbpedia --data data/cl-benchmark --tasks dbpedia --max-eval 500")]
-pub(crate) struct EvalArgs {
-    /// Evaluate the final model of a run on its tasks, with its settings
+pub(crate) struct SourceArgs {
+    /// Take model, adapters, tasks and settings of a run
     #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "adapter", "data"])]
     pub(crate) run: Option<PathBuf>,
     /// Model folder, organisation/name on the Hugging Face Hub, or embedded:demo
@@ -244,6 +241,19 @@ pub(crate) struct EvalArgs {
     /// Folder of tasks in any layout of docs/data-layout.md; left out, the built-in suite
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// Overrides one key of the configuration, e.g. data.eval_split=dev
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  aso eval --run runs/a
+  aso eval --model t5 --adapter runs/a/adapters/00-dbpedia --data data/cl-benchmark --tasks dbpedia --max-eval 500")]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
     /// The tasks, separated by commas [default: all of the run or folder]
     #[arg(long, value_name = "TASK,..", value_delimiter = ',')]
     pub(crate) tasks: Vec<String>,
@@ -253,9 +263,6 @@ pub(crate) struct EvalArgs {
     /// Generate answers, or choose the most likely label of each task [default: as the run, or generate]
     #[arg(long, value_enum)]
     pub(crate) mode: Option<ModeArg>,
-    /// Overrides one key of the configuration, e.g. data.eval_split=dev
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
     /// Print the scores as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -271,18 +278,8 @@ Examples:
   aso similarity --run runs/a
   aso similarity --model t5 --data data/cl-benchmark --adapter runs/a/adapters/00-dbpedia --adapter runs/b/adapters/00-agnews")]
 pub(crate) struct SimilarityArgs {
-    /// Compare the tasks of a run
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "adapter", "data"])]
-    pub(crate) run: Option<PathBuf>,
-    /// Model folder, organisation/name on the Hugging Face Hub, or embedded:demo
-    #[arg(long, value_name = "MODEL", required_unless_present = "run")]
-    pub(crate) model: Option<String>,
-    /// Adapter folder with its aso_subspace.json; repeat
-    #[arg(long, value_name = "DIR")]
-    pub(crate) adapter: Vec<PathBuf>,
-    /// Folder of tasks: the CL benchmark or JSONL; left out, the built-in suite
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
     /// Examples of each task
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub(crate) examples: usize,
@@ -292,9 +289,6 @@ pub(crate) struct SimilarityArgs {
     /// Where to write the matrices as JSON [default: similarity.json in the run]
     #[arg(long, value_name = "FILE.json")]
     pub(crate) out: Option<PathBuf>,
-    /// Overrides one key of the configuration
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
     /// Print the matrices as JSON
     #[arg(long)]
     pub(crate) json: bool,

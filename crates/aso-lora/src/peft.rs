@@ -147,6 +147,24 @@ impl PeftConfig {
         }
     }
 
+    /// The same with entries in `rank_pattern` and `alpha_pattern` for every module whose rank or scaling is another than
+    /// the configuration's.
+    #[must_use]
+    pub fn with_patterns(mut self, weights: &BTreeMap<String, LoraWeights>) -> Self {
+        for (module, weights) in weights {
+            let pattern = || regex::escape(module);
+            if weights.rank != self.rank_of(module) {
+                self.rank_pattern.insert(pattern(), weights.rank);
+            }
+            if weights.scaling != self.scaling_of(module, weights.rank) {
+                let rank = weights.rank as f64;
+                let root = if self.use_rslora { rank.sqrt() } else { rank };
+                self.alpha_pattern.insert(pattern(), weights.scaling * root);
+            }
+        }
+        self
+    }
+
     /// Rank of a module: the first `rank_pattern` entry that matches its end, else `r`.
     fn rank_of(&self, module: &str) -> usize {
         pattern_value(&self.rank_pattern, module).unwrap_or(self.r)

@@ -361,8 +361,11 @@ fn read_steps(path: &Path, tasks: &[String]) -> Result<Vec<StepRecord>, ReportEr
 
 /// Elements of all trained tensors in the adapter of the last task that has one.
 fn trainable_parameters(dir: &Path, results: &RunResults) -> Result<Option<u64>, ReportError> {
-    // InfLoRA computes A and trains B alone.
-    let fixed = (results.method == MethodName::InfLora.as_str()).then_some("lora_A");
+    // They set A and train B alone.
+    let b_alone = [MethodName::InfLora, MethodName::SeqFt].map(MethodName::as_str);
+    let fixed = b_alone
+        .contains(&results.method.as_str())
+        .then_some("lora_A");
     let files = results.tasks.iter().enumerate().rev();
     let mut files =
         files.map(|(index, task)| adapter_dir(dir, index, task).join("adapter_model.safetensors"));

@@ -160,7 +160,7 @@ impl Run {
         let vocabulary = loaded.model.vocabulary();
         let tasks = RunTasks::load(library.as_ref(), &config, &loaded.codec, vocabulary)?;
         let targets = loaded.model.default_targets();
-        let lora = config.lora.to_lora_config(targets);
+        let lora = method.lora(config.lora.to_lora_config(targets));
         loaded.model.check_targets(&lora)?;
         atomic_write(&dir.path.join(CONFIG_FILE), config.to_toml()?.as_bytes())?;
         let path = dir.path.clone();

@@ -132,7 +132,7 @@ impl<M: Backbone> Trainer<M> {
         }
         let metrics = MetricsLog::open(&dir.path.join(METRICS_FILE), state.metrics_lines)?;
         let mut trainer = Self {
-            lora: config.lora.to_lora_config(model.default_targets()),
+            lora: method.lora(config.lora.to_lora_config(model.default_targets())),
             names: tasks.iter().map(|task| task.name.clone()).collect(),
             method,
             model_name: name,
@@ -785,10 +785,12 @@ impl<M: Backbone> Trainer<M> {
 
     fn active_adapter(&self, task: &TaskInfo) -> Adapter {
         let base_model = Some(self.model_name.clone());
+        let weights = self.model.active_weights();
+        let config = PeftConfig::new(&self.lora, self.model.kind().peft_task_type(), base_model);
         Adapter {
             origin: task.name.clone(),
-            config: PeftConfig::new(&self.lora, self.model.kind().peft_task_type(), base_model),
-            weights: self.model.active_weights(),
+            config: config.with_patterns(&weights),
+            weights,
             sidecar: Some(Sidecar {
                 format: 1,
                 task: task.name.clone(),

@@ -1,23 +1,17 @@
 //! `aso eval`.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
 use aso_backbones::{Backbone, GenerationConfig};
-use aso_data::Layout;
 use aso_lora::AdapterScope;
-use aso_trainer::config::{DataFormat, ModelSettings};
+use aso_trainer::Task;
 use aso_trainer::evaluate::Evaluator;
 use aso_trainer::events::{Event, Observer};
-use aso_trainer::files::CONFIG_FILE;
 use aso_trainer::load::{load_adapters, load_model, open_library};
-use aso_trainer::method::Structure;
-use aso_trainer::state::{RunState, adapter_dir};
-use aso_trainer::{RunConfig, Task};
 use burn::tensor::Device;
 use serde::Serialize;
 
+use super::source::Source;
 use crate::args::EvalArgs;
 use crate::output;
 use crate::progress::Terminal;
@@ -36,10 +30,11 @@ pub(crate) fn run(
     device: &Device,
     terminal: Terminal,
 ) -> anyhow::Result<ExitCode> {
-    let (mut config, adapters) = match &args.run {
-        Some(run) => from_run(run, args)?,
-        None => (from_arguments(args)?, args.adapter.clone()),
-    };
+    let Source {
+        mut config,
+        adapters,
+    } = Source::of_model(&args.source)?;
+    config.data.max_eval = args.max_eval.or(config.data.max_eval);
     if let Some(mode) = args.mode {
         config.eval.mode = mode.into();
     }
@@ -49,7 +44,7 @@ pub(crate) fn run(
     let library = open_library(&config.data)?;
     let names = if !args.tasks.is_empty() {
         args.tasks.clone()
-    } else if args.run.is_some() {
+    } else if args.source.run.is_some() {
         config.tasks()?
     } else {
         library.names()
@@ -105,59 +100,4 @@ pub(crate) fn run(
         output::write_stdout(&text)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Configuration and adapters of a run's present model.
-fn from_run(run: &Path, args: &EvalArgs) -> anyhow::Result<(RunConfig, Vec<PathBuf>)> {
-    let mut config = RunConfig::load(&run.join(CONFIG_FILE), &args.set)?;
-    config.data.max_eval = args.max_eval.or(config.data.max_eval);
-    let state = RunState::read(run)?
-        .with_context(|| format!("{}: the run has not trained a task yet", run.display()))?;
-    let mut adapters: Vec<PathBuf> = config
-        .tasks()?
-        .iter()
-        .take(state.trained)
-        .enumerate()
-        .map(|(index, task)| adapter_dir(run, index, task))
-        .collect();
-    match config.method.name.structure() {
-        Structure::Stack => {}
-        Structure::Single | Structure::Joint => adapters = adapters.pop().into_iter().collect(),
-        Structure::PerTask => bail!(
-            "{}: method `per-task` has an adapter for each task; name one with --adapter",
-            run.display()
-        ),
-    }
-    Ok((config, adapters))
-}
-
-fn from_arguments(args: &EvalArgs) -> anyhow::Result<RunConfig> {
-    let mut config = config_of(args.model.as_deref(), args.data.as_deref(), &args.set)?;
-    config.data.max_eval = args.max_eval.or(config.data.max_eval);
-    Ok(config)
-}
-
-/// A configuration for a model and data that were given as arguments.
-pub(super) fn config_of(
-    model: Option<&str>,
-    data: Option<&Path>,
-    set: &[String],
-) -> anyhow::Result<RunConfig> {
-    let mut config = RunConfig::parse("", Path::new("./arguments"), set)?;
-    if let Some(model) = model {
-        config.model = ModelSettings {
-            path: model.to_owned(),
-            ..config.model
-        };
-    }
-    if let Some(data) = data {
-        config.data.path = Some(data.to_owned());
-        config.data.format = match Layout::of(data) {
-            Layout::ClBenchmark => DataFormat::ClBenchmark,
-            Layout::Jsonl => DataFormat::Jsonl,
-            Layout::Trace => DataFormat::Trace,
-            Layout::SuperNi => DataFormat::SuperNi,
-        };
-    }
-    Ok(config)
 }

@@ -9,5 +9,6 @@ pub(crate) mod probe;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod similarity;
+mod source;
 pub(crate) mod sweep;
 pub(crate) mod tune;

@@ -1,20 +1,17 @@
 //! `aso similarity`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use aso_attribution::{Attributor, MAX_PATH_ROWS, Preset};
 use aso_backbones::Backbone;
 use aso_lora::Adapter;
-use aso_trainer::files::CONFIG_FILE;
+use aso_trainer::Task;
 use aso_trainer::load::{check_base, load_model, open_library};
 use aso_trainer::similarity::{SIMILARITY_FILE, TaskSimilarities};
-use aso_trainer::state::{RunState, adapter_dir};
-use aso_trainer::{RunConfig, Task};
 use burn::tensor::Device;
 
-use super::eval::config_of;
+use super::source::Source;
 use crate::args::{AttributionArg, SimilarityArgs};
 use crate::output;
 use crate::progress::Terminal;
@@ -24,25 +21,16 @@ pub(crate) fn run(
     device: &Device,
     terminal: &Terminal,
 ) -> anyhow::Result<ExitCode> {
-    let (mut config, dirs, out) = match &args.run {
-        Some(run) => {
-            let config = RunConfig::load(&run.join(CONFIG_FILE), &args.set)?;
-            let state = RunState::read(run)?.with_context(|| {
-                format!("{}: the run has not trained a task yet", run.display())
-            })?;
-            let tasks = config.tasks()?;
-            let dirs = (0..state.trained).map(|at| adapter_dir(run, at, &tasks[at]));
-            let out = args
-                .out
-                .clone()
-                .unwrap_or_else(|| run.join(SIMILARITY_FILE));
-            (config.clone(), dirs.collect::<Vec<PathBuf>>(), Some(out))
-        }
-        None => {
-            let config = config_of(args.model.as_deref(), args.data.as_deref(), &args.set)?;
-            (config, args.adapter.clone(), args.out.clone())
-        }
-    };
+    let Source {
+        mut config,
+        adapters: dirs,
+    } = Source::of_tasks(&args.source)?;
+    let of_run = args
+        .source
+        .run
+        .as_ref()
+        .map(|run| run.join(SIMILARITY_FILE));
+    let out = args.out.clone().or(of_run);
     // Enough to draw the batches from; test examples stay unseen.
     config.data.max_eval = Some(1);
     let preset = match args.attribution {

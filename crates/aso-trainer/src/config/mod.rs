@@ -204,7 +204,8 @@ settings! {
     /// The continual-learning method, section `[method]`: L = CE + lambda1 * w * O + lambda2 * N.
     pub struct MethodSettings {
         /// One subspace a task: "aso-lora" (soft orthogonality), "o-lora" (w = 1), "inc-lora" (no orthogonality),
-        /// "n-lora" (sparse), "inf-lora" (away from earlier inputs). One adapter for all tasks: "seq-lora", "ewc", "lwf", "replay", "a-gem", "slao". Bounds:
+        /// "n-lora" (sparse), "inf-lora" (away from earlier inputs). One adapter for all tasks: "seq-lora", "ewc", "lwf", "replay", "a-gem", "slao". No adapter but all linear layers: "seq-ft"
+        /// (`[lora]` is not used). Bounds:
         /// "per-task" (an adapter for each task alone), "multi-task" (all tasks at once).
         pub name: MethodName = MethodName::AsoLora,
         /// Weight of the orthogonality penalty O ("aso-lora", "o-lora").
@@ -258,6 +259,8 @@ pub enum MethodName {
     InfLora,
     /// One adapter, trained on one task after another.
     SeqLora,
+    /// All linear layers, trained on one task after another.
+    SeqFt,
     /// One adapter, whose important entries are held.
     Ewc,
     /// One adapter that imitates its predecessor.
@@ -284,6 +287,7 @@ impl MethodName {
             Self::NLora => "n-lora",
             Self::InfLora => "inf-lora",
             Self::SeqLora => "seq-lora",
+            Self::SeqFt => "seq-ft",
             Self::Ewc => "ewc",
             Self::Lwf => "lwf",
             Self::Replay => "replay",
@@ -295,13 +299,14 @@ impl MethodName {
     }
 
     /// Every method.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AsoLora,
         Self::OLora,
         Self::IncLora,
         Self::NLora,
         Self::InfLora,
         Self::SeqLora,
+        Self::SeqFt,
         Self::Ewc,
         Self::Lwf,
         Self::Replay,
@@ -317,9 +322,13 @@ impl MethodName {
             Self::AsoLora | Self::OLora | Self::IncLora | Self::NLora | Self::InfLora => {
                 Structure::Stack
             }
-            Self::SeqLora | Self::Ewc | Self::Lwf | Self::Replay | Self::AGem | Self::Slao => {
-                Structure::Single
-            }
+            Self::SeqLora
+            | Self::SeqFt
+            | Self::Ewc
+            | Self::Lwf
+            | Self::Replay
+            | Self::AGem
+            | Self::Slao => Structure::Single,
             Self::PerTask => Structure::PerTask,
             Self::MultiTask => Structure::Joint,
         }

@@ -12,6 +12,7 @@
 //! | [`NLora`] | `n-lora` | sparse updates that collide in few entries |
 //! | [`InfLora`] | `inf-lora` | subspaces that inputs of earlier tasks do not reach |
 //! | [`SeqLora`] | `seq-lora` | nothing is protected |
+//! | [`SeqFt`] | `seq-ft` | nothing is protected, and all linear layers train |
 //! | [`Ewc`] | `ewc` | changes of important parameters cost |
 //! | [`Lwf`] | `lwf` | the previous model is imitated |
 //! | [`Replay`] | `replay` | old examples come back |
@@ -23,6 +24,7 @@
 mod agem;
 mod bounds;
 mod ewc;
+mod full;
 mod inf_lora;
 mod lwf;
 mod memory;
@@ -36,13 +38,14 @@ mod subspaces;
 use aso_backbones::{Backbone, BackboneError, TokenBatch};
 use aso_data::EncodedExample;
 use aso_data::random::{choose_sorted, keyed};
-use aso_lora::{AdapterKind, ForwardContext};
+use aso_lora::{AdapterKind, ForwardContext, LoraConfig};
 use aso_losses::SequenceCrossEntropy;
 use burn::tensor::Tensor;
 
 pub use agem::AGem;
 pub use bounds::{MultiTask, PerTask};
 pub use ewc::Ewc;
+pub use full::SeqFt;
 pub use inf_lora::InfLora;
 pub use lwf::Lwf;
 pub use memory::{Memory, MemorySize};
@@ -184,6 +187,11 @@ pub trait Method<M: Backbone> {
         Ok(())
     }
 
+    /// The adapters that a task starts with, for a method that needs others than `[lora]` says.
+    fn lora(&self, configured: LoraConfig) -> LoraConfig {
+        configured
+    }
+
     /// Examples of earlier tasks that it keeps.
     fn kept_examples(&self) -> usize {
         0
@@ -310,6 +318,7 @@ pub fn from_config<M: Backbone + 'static>(config: &RunConfig) -> Box<dyn Method<
             settings.probe_examples,
         )),
         MethodName::SeqLora => Box::new(SeqLora),
+        MethodName::SeqFt => Box::new(SeqFt),
         MethodName::Ewc => Box::new(Ewc::new(
             settings.importance,
             settings.importance_decay,
