@@ -57,7 +57,8 @@ struct Texts {
     texts: Vec<Vec<u32>>,
     items: ItemMaker,
     vectors: Vec<f32>,
-    width: usize,
+    /// Of the vectors, and of the model.
+    widths: [usize; 2],
 }
 
 impl Examples {
@@ -105,7 +106,10 @@ impl Examples {
     pub(super) fn vectors(&self, seed: u64) -> Option<Vec<f32>> {
         match &self.source {
             Source::Generated(_) => None,
-            Source::Corpus(texts) => Some(with_identity(&texts.vectors, texts.width, seed)),
+            Source::Corpus(texts) => {
+                let [meaning, width] = texts.widths;
+                Some(with_identity(&texts.vectors, meaning, width, seed))
+            }
         }
     }
 
@@ -177,12 +181,14 @@ impl Texts {
     ) -> Result<Self, PretrainError> {
         let ids = corpus.texts().iter().map(|t| text.encode(t));
         let texts: Vec<Vec<u32>> = ids.collect::<Result<_, _>>()?;
-        let vectors = token_vectors(&texts, text.vocab_size(), width, seed);
+        // A quarter of the model's width is left to tell tokens apart.
+        let meaning = width - width.div_ceil(4);
+        let vectors = token_vectors(&texts, text.vocab_size(), meaning, seed);
         let vector_of = |word: &str| {
             let ids = text.encode(word).ok()?;
-            let mut sum = vec![0.0; width];
+            let mut sum = vec![0.0; meaning];
             for id in ids {
-                let vector = &vectors[id as usize * width..][..width];
+                let vector = &vectors[id as usize * meaning..][..meaning];
                 for (sum, value) in sum.iter_mut().zip(vector) {
                     *sum += value;
                 }
@@ -202,7 +208,7 @@ impl Texts {
             texts,
             items,
             vectors,
-            width,
+            widths: [meaning, width],
         })
     }
 

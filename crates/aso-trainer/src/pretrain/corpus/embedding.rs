@@ -1,7 +1,7 @@
 //! Token vectors from co-occurrence statistics.
 //!
-//! Positive pointwise mutual information (Church & Hanks 1990; Bullinaria & Levy 2007) of tokens within a window,
-//! factorised (Levy, Goldberg & Dagan 2015): vectors `U |L|^(1/2)` of the leading eigenpairs of the symmetric PPMI
+//! Positive pointwise mutual information (Church & Hanks 1990; Bullinaria & Levy 2007) of tokens within a window and within
+//! a text, factorised (Levy, Goldberg & Dagan 2015): vectors `U |L|^(1/2)` of the leading eigenpairs of the symmetric PPMI
 //! matrix, found by a randomised range finder with power iterations (Halko, Martinsson & Tropp 2011).
 
 use std::collections::BTreeMap;
@@ -79,40 +79,44 @@ pub(in crate::pretrain) fn token_vectors(
     standardise(&vectors, &occurs, &mut normal)
 }
 
-/// Turns token vectors into ones to start a model from: every row at root mean square 1, half of its square from the
-/// token's direction and half drawn, so that tokens of similar meaning are alike, and no two are the same to attention.
+/// Turns token vectors `[vocabulary, of]` into ones `[vocabulary, width]` to start a model from: the vector's direction, and
+/// beside it a drawn one, both with half of the square; the root mean square of a row is 1.
 ///
-/// With vectors as they are, frequent tokens, which are short, would hardly be seen.
-pub(in crate::pretrain) fn with_identity(vectors: &[f32], width: usize, seed: u64) -> Vec<f32> {
+/// Tokens of similar meaning are alike, and yet no two are the same to attention and to the head. Beside each other, what
+/// tells tokens apart is no noise to what reads their meaning. With vectors as they are, frequent tokens, which are
+/// short, would hardly be seen.
+///
+/// # Panics
+/// If `of` is not below `width`.
+pub(in crate::pretrain) fn with_identity(
+    vectors: &[f32],
+    of: usize,
+    width: usize,
+    seed: u64,
+) -> Vec<f32> {
+    assert!(of < width, "{of} of {width}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x6964);
-    let half = 0.5_f32.sqrt();
-    let mut mixed = Vec::with_capacity(vectors.len());
-    for vector in vectors.chunks(width) {
-        let square = vector.iter().map(|v| v * v).sum::<f32>() / width as f32;
-        let scale = half / square.sqrt().max(1e-12);
-        for value in vector {
-            let own: f32 = StandardNormal.sample(&mut rng);
-            mixed.push(scale * value + half * own);
+    let mut mixed = Vec::with_capacity(vectors.len() / of * width);
+    for vector in vectors.chunks(of) {
+        let own: Vec<f32> = (of..width)
+            .map(|_| StandardNormal.sample(&mut rng))
+            .collect();
+        for half in [vector, &own] {
+            let square = half.iter().map(|v| v * v).sum::<f32>();
+            let scale = (width as f32 / 2.0 / square.max(1e-12)).sqrt();
+            mixed.extend(half.iter().map(|value| scale * value));
         }
     }
     mixed
 }
 
-/// The PPMI matrix of the tokens' co-occurrence within [`WINDOW`].
+/// The PPMI matrix of the tokens' co-occurrence.
 fn ppmi(texts: &[Vec<u32>], vocabulary: usize) -> Sparse {
-    // Counts are sums of 1/d in the order of the texts.
-    let mut counts: Vec<BTreeMap<u32, f64>> = vec![BTreeMap::new(); vocabulary];
-    for text in texts {
-        for (at, &token) in text.iter().enumerate() {
-            for distance in 1..=WINDOW.min(text.len() - 1 - at) {
-                let other = text[at + distance];
-                let weight = 1.0 / distance as f64;
-                *counts[token as usize].entry(other).or_default() += weight;
-                *counts[other as usize].entry(token).or_default() += weight;
-            }
-        }
-    }
-    let totals: Vec<f64> = counts.iter().map(|row| row.values().sum()).collect();
+    let counts = cooccurrence(texts, vocabulary);
+    let totals: Vec<f64> = counts
+        .iter()
+        .map(|row| row.iter().map(|(_, count)| count).sum())
+        .collect();
     let smoothed: Vec<f64> = totals.iter().map(|count| count.powf(SMOOTHING)).collect();
     let smoothed_total: f64 = smoothed.iter().sum();
     let rows = counts.into_par_iter().enumerate().map(|(token, row)| {
@@ -130,6 +134,54 @@ fn ppmi(texts: &[Vec<u32>], vocabulary: usize) -> Sparse {
     Sparse {
         rows: rows.collect(),
     }
+}
+
+/// How often tokens meet, by rows: within [`WINDOW`], and within a text (a pair of different tokens of a text with n
+/// different ones counts 1/n), both with the same sum over all. Neighbours say what a word is, texts what it is about.
+fn cooccurrence(texts: &[Vec<u32>], vocabulary: usize) -> Vec<Vec<(u32, f64)>> {
+    // Sums in the order of the texts.
+    let mut near: Vec<BTreeMap<u32, f64>> = vec![BTreeMap::new(); vocabulary];
+    let mut texts_of: Vec<Vec<usize>> = vec![Vec::new(); vocabulary];
+    let mut tokens_of: Vec<Vec<u32>> = Vec::with_capacity(texts.len());
+    for (number, text) in texts.iter().enumerate() {
+        for (at, &token) in text.iter().enumerate() {
+            for distance in 1..=WINDOW.min(text.len() - 1 - at) {
+                let other = text[at + distance];
+                let weight = 1.0 / distance as f64;
+                *near[token as usize].entry(other).or_default() += weight;
+                *near[other as usize].entry(token).or_default() += weight;
+            }
+        }
+        let mut tokens = text.clone();
+        tokens.sort_unstable();
+        tokens.dedup();
+        for token in &tokens {
+            texts_of[*token as usize].push(number);
+        }
+        tokens_of.push(tokens);
+    }
+    let near_sum: f64 = near.iter().flat_map(BTreeMap::values).sum();
+    let together = tokens_of
+        .iter()
+        .map(|tokens| tokens.len().saturating_sub(1));
+    let scale = near_sum / (together.sum::<usize>() as f64).max(1.0);
+    let rows = near.into_par_iter().zip(texts_of).enumerate();
+    rows.map(|(token, (near, texts))| {
+        let mut row = vec![0.0; vocabulary];
+        for text in texts {
+            let tokens = &tokens_of[text];
+            for other in tokens {
+                row[*other as usize] += scale / tokens.len() as f64;
+            }
+        }
+        row[token] = 0.0;
+        for (other, count) in near {
+            row[other as usize] += count;
+        }
+        let counts = (0..).zip(row).filter(|(_, count)| *count > 0.0);
+        counts.collect()
+    })
+    .collect()
 }
 
 fn dense(values: &[f32], columns: usize) -> DMatrix<f64> {
@@ -184,14 +236,25 @@ fn standardise(
 mod tests {
     use super::*;
 
-    /// Two topics of three words each, never mixed, and a word of both.
+    /// Words of a topic.
+    const TOPIC: u32 = 10;
+    /// Both topics, a word of both, and one that does not occur.
+    const VOCABULARY: usize = 22;
+
+    /// Two topics, never mixed, and a word of both.
     fn texts() -> Vec<Vec<u32>> {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut draw = move || rand::RngExt::random_range(&mut rng, 0..3u32);
-        (0..400)
+        let mut draw = move || rand::RngExt::random_range(&mut rng, 0..TOPIC);
+        (0..800)
             .map(|text| {
-                let topic = if text % 2 == 0 { 0 } else { 3 };
-                let words = (0..8).map(|at| if at % 4 == 3 { 6 } else { topic + draw() });
+                let topic = if text % 2 == 0 { 0 } else { TOPIC };
+                let words = (0..8).map(|at| {
+                    if at % 4 == 3 {
+                        2 * TOPIC
+                    } else {
+                        topic + draw()
+                    }
+                });
                 words.collect()
             })
             .collect()
@@ -204,20 +267,34 @@ mod tests {
 
     #[test]
     fn words_of_a_topic_are_alike() {
-        let vectors = token_vectors(&texts(), 8, 4, 1);
+        let vectors = token_vectors(&texts(), VOCABULARY, 4, 1);
         let of = |token: usize| &vectors[token * 4..][..4];
-        for (same, other) in [((0, 1), (0, 4)), ((3, 5), (3, 2)), ((1, 2), (2, 5))] {
+        for (same, other) in [((0, 1), (0, 14)), ((13, 15), (13, 2)), ((1, 9), (9, 19))] {
             assert!(cosine(of(same.0), of(same.1)) > cosine(of(other.0), of(other.1)) + 0.5);
         }
-        assert_eq!(vectors, token_vectors(&texts(), 8, 4, 1));
+        assert_eq!(vectors, token_vectors(&texts(), VOCABULARY, 4, 1));
+    }
+
+    #[test]
+    fn identity_stands_beside_meaning() {
+        let mixed = with_identity(&[3.0, 4.0, 0.3, 0.4], 2, 6, 1);
+        for row in mixed.chunks(6) {
+            let square = |part: &[f32]| part.iter().map(|v| v * v).sum::<f32>();
+            assert!((square(&row[..2]) - 3.0).abs() < 1e-5, "{row:?}");
+            assert!((square(&row[2..]) - 3.0).abs() < 1e-5, "{row:?}");
+        }
+        // Same direction, another identity.
+        assert!(cosine(&mixed[..2], &mixed[6..8]) > 0.999);
+        assert!(cosine(&mixed[2..6], &mixed[8..]) < 0.9);
     }
 
     #[test]
     fn vectors_have_unit_mean_square() {
-        let vectors = token_vectors(&texts(), 8, 4, 1);
-        let square = vectors[..7 * 4].iter().map(|v| v * v).sum::<f32>() / 28.0;
+        let vectors = token_vectors(&texts(), VOCABULARY, 4, 1);
+        let occur = &vectors[..21 * 4];
+        let square = occur.iter().map(|v| v * v).sum::<f32>() / occur.len() as f32;
         assert!((square - 1.0).abs() < 1e-4, "{square}");
-        // Token 7 does not occur: its vector is drawn.
-        assert!(vectors[28..].iter().any(|v| *v != 0.0));
+        // The last token does not occur: its vector is drawn.
+        assert!(vectors[21 * 4..].iter().any(|v| *v != 0.0));
     }
 }

@@ -1,0 +1,47 @@
+//! `aso similarity` and `aso eval` on runs of different structure.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{fail, succeed, text};
+
+/// A run of two tasks with two steps each.
+fn short_run(dir: &Path, method: &str) -> PathBuf {
+    let config = dir.join(format!("{method}.toml"));
+    let suite = aso_data::SyntheticSuite::demo(1);
+    let tasks: Vec<_> = suite.tasks().iter().take(2).map(|t| &t.name).collect();
+    let settings = format!(
+        "[data]\nmax_train = 16\nmax_eval = 8\n[stream]\ntasks = {tasks:?}\n[method]\nname = \"{method}\"\n[train]\n\
+         batch_size = 8\nmicro_batch = 8\n[eval]\nmax_new_tokens = 4\n"
+    );
+    std::fs::write(&config, settings).unwrap();
+    let run = dir.join(method);
+    succeed(&["run", text(&config), "--out", text(&run), "--quiet"]);
+    run
+}
+
+#[test]
+fn tasks_of_a_run_are_compared_where_there_are_several_adapters() {
+    let dir = tempfile::tempdir().unwrap();
+    for method in ["o-lora", "per-task"] {
+        let run = short_run(dir.path(), method);
+        let shown = succeed(&["similarity", "--run", text(&run), "--examples", "4"]);
+        assert!(shown.contains("attribution similarity"), "{shown}");
+        assert!(shown.contains("subspace overlap"), "{shown}");
+        let file = std::fs::read_to_string(run.join("similarity.json")).unwrap();
+        let matrices: serde_json::Value = serde_json::from_str(&file).unwrap();
+        assert_eq!(matrices["overlap"].as_array().unwrap().len(), 2);
+    }
+    let run = short_run(dir.path(), "multi-task");
+    let why = &["multi-task", "one adapter for all tasks"];
+    fail(&["similarity", "--run", text(&run)], why);
+    assert!(!run.join("similarity.json").exists());
+    succeed(&["eval", "--run", text(&run)]);
+    fail(
+        &["eval", "--run", text(&dir.path().join("per-task"))],
+        &["per-task", "--adapter"],
+    );
+}
