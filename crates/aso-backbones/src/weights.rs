@@ -343,6 +343,23 @@ impl Loader<'_> {
     }
 }
 
+/// Checks that values that were given for a tensor are as many as it has.
+pub(crate) fn check_given(
+    tensor: &str,
+    shape: &[usize],
+    given: &[f32],
+) -> Result<(), BackboneError> {
+    if given.len() == shape.iter().product::<usize>() {
+        return Ok(());
+    }
+    Err(BackboneError::Shape {
+        origin: "given values".into(),
+        tensor: tensor.to_owned(),
+        expected: shape.to_vec(),
+        found: vec![given.len()],
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -150,40 +150,70 @@ impl PeftConfig {
     /// The same with entries in `rank_pattern` and `alpha_pattern` for every module whose rank or scaling is another than
     /// the configuration's.
     #[must_use]
-    pub fn with_patterns(mut self, weights: &BTreeMap<String, LoraWeights>) -> Self {
+    pub fn with_patterns(self, weights: &BTreeMap<String, LoraWeights>) -> Self {
+        let mut adapted = self.clone();
+        let known = ModuleSettings::new(&self);
         for (module, weights) in weights {
-            let pattern = || regex::escape(module);
-            if weights.rank != self.rank_of(module) {
-                self.rank_pattern.insert(pattern(), weights.rank);
+            // From its start, or the name would also stand for longer ones that end with it.
+            let pattern = || format!("^{}", regex::escape(module));
+            if weights.rank != known.rank_of(module) {
+                adapted.rank_pattern.insert(pattern(), weights.rank);
             }
-            if weights.scaling != self.scaling_of(module, weights.rank) {
-                let rank = weights.rank as f64;
-                let root = if self.use_rslora { rank.sqrt() } else { rank };
-                self.alpha_pattern.insert(pattern(), weights.scaling * root);
+            if weights.scaling != known.scaling_of(module, weights.rank) {
+                let alpha = weights.scaling * self.divisor(weights.rank);
+                adapted.alpha_pattern.insert(pattern(), alpha);
             }
         }
-        self
+        adapted
+    }
+
+    /// What alpha is divided by.
+    fn divisor(&self, rank: usize) -> f64 {
+        let rank = rank as f64;
+        if self.use_rslora { rank.sqrt() } else { rank }
+    }
+}
+
+/// Rank and scaling of single modules, with every pattern compiled once.
+struct ModuleSettings<'a> {
+    config: &'a PeftConfig,
+    ranks: Vec<(regex::Regex, usize)>,
+    alphas: Vec<(regex::Regex, f64)>,
+}
+
+impl<'a> ModuleSettings<'a> {
+    fn new(config: &'a PeftConfig) -> Self {
+        Self {
+            config,
+            ranks: compiled(&config.rank_pattern),
+            alphas: compiled(&config.alpha_pattern),
+        }
     }
 
     /// Rank of a module: the first `rank_pattern` entry that matches its end, else `r`.
     fn rank_of(&self, module: &str) -> usize {
-        pattern_value(&self.rank_pattern, module).unwrap_or(self.r)
+        first_match(&self.ranks, module).unwrap_or(self.config.r)
     }
 
     /// Scaling of a module with rank `rank`.
     fn scaling_of(&self, module: &str, rank: usize) -> f64 {
-        let alpha = pattern_value(&self.alpha_pattern, module).unwrap_or(self.lora_alpha);
-        let rank = rank as f64;
-        alpha / if self.use_rslora { rank.sqrt() } else { rank }
+        let alpha = first_match(&self.alphas, module).unwrap_or(self.config.lora_alpha);
+        alpha / self.config.divisor(rank)
     }
 }
 
 /// PEFT's rule: a key is a regular expression that must match the end of the name from a dot on.
-fn pattern_value<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Option<T> {
-    patterns.iter().find_map(|(key, value)| {
+fn compiled<T: Copy>(patterns: &BTreeMap<String, T>) -> Vec<(regex::Regex, T)> {
+    let compile = |(key, value): (&String, &T)| {
         let pattern = regex::Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).ok()?;
-        pattern.is_match(module).then_some(*value)
-    })
+        Some((pattern, *value))
+    };
+    patterns.iter().filter_map(compile).collect()
+}
+
+fn first_match<T: Copy>(patterns: &[(regex::Regex, T)], module: &str) -> Option<T> {
+    let mut patterns = patterns.iter();
+    patterns.find_map(|(pattern, value)| pattern.is_match(module).then_some(*value))
 }
 
 /// One adapter: configuration, weights by module name, and what is known about its task.
@@ -369,9 +399,10 @@ fn read_weights(
     modules.sort_unstable();
     modules.dedup();
 
+    let settings = ModuleSettings::new(config);
     let mut weights = BTreeMap::new();
     for module in modules {
-        let rank = config.rank_of(&module);
+        let rank = settings.rank_of(&module);
         let half = |half: &str, rank_axis: usize| {
             let tensor = format!("{PREFIX}{module}.{half}.weight");
             let view = file.tensor(&tensor).map_err(|_| LoraError::MissingTensor {
@@ -404,7 +435,7 @@ fn read_weights(
         };
         let (a, d_in) = half("lora_A", 0)?;
         let (b, d_out) = half("lora_B", 1)?;
-        let scaling = config.scaling_of(&module, rank);
+        let scaling = settings.scaling_of(&module, rank);
         weights.insert(
             module,
             LoraWeights {

@@ -150,6 +150,34 @@ proptest! {
     }
 }
 
+/// Layers of other ranks and scalings than the configuration's, one of whose names is the end of another.
+#[test]
+fn adapters_of_mixed_rank_round_trip() {
+    let lora = LoraConfig {
+        rank: 1,
+        alpha: 1.0,
+        ..Default::default()
+    };
+    let weights = BTreeMap::from([
+        ("a.q".to_owned(), weights(1, 4, 1.0)),
+        ("b.a.q".to_owned(), weights(2, 2, 0.5)),
+        ("b.v".to_owned(), weights(3, 1, 1.0)),
+        ("c.v".to_owned(), weights(4, 1, 3.0)),
+    ]);
+    let config = PeftConfig::new(&lora, "SEQ_2_SEQ_LM", None).with_patterns(&weights);
+    // What is as the configuration says needs no entry.
+    assert!(!config.rank_pattern.contains_key("^b\\.v"));
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = Adapter {
+        origin: dir.path().display().to_string(),
+        config,
+        weights,
+        sidecar: None,
+    };
+    adapter.save(dir.path()).unwrap();
+    assert_eq!(Adapter::load(dir.path()).unwrap().weights, adapter.weights);
+}
+
 #[test]
 fn a_fresh_subspace_changes_nothing_and_is_reproducible() {
     let mut host = One(layer(3, &[(2, 1.0)], None));

@@ -361,10 +361,10 @@ fn read_steps(path: &Path, tasks: &[String]) -> Result<Vec<StepRecord>, ReportEr
 
 /// Elements of all trained tensors in the adapter of the last task that has one.
 fn trainable_parameters(dir: &Path, results: &RunResults) -> Result<Option<u64>, ReportError> {
-    // They set A and train B alone.
-    let b_alone = [MethodName::InfLora, MethodName::SeqFt].map(MethodName::as_str);
-    let fixed = b_alone
-        .contains(&results.method.as_str())
+    let mut known = MethodName::ALL.into_iter();
+    let method = known.find(|method| method.as_str() == results.method);
+    let fixed = method
+        .is_some_and(|method| !method.trains_a())
         .then_some("lora_A");
     let files = results.tasks.iter().enumerate().rev();
     let mut files =

@@ -32,6 +32,19 @@ pub fn predictions_file(run: &Path, after: Option<(usize, &str)>, task: (usize, 
     run.join(PREDICTIONS).join(after).join(name)
 }
 
+/// The file with the answers to a task that is not learned (0-based position and name), of the untouched backbone or behind
+/// the last task.
+pub fn general_predictions_file(run: &Path, trained: bool, task: (usize, &str)) -> PathBuf {
+    let folder = if trained {
+        "general-after"
+    } else {
+        "general-before"
+    };
+    let (index, name) = task;
+    let name = format!("{}.jsonl", numbered(index, name));
+    run.join(PREDICTIONS).join(folder).join(name)
+}
+
 /// Writes answers, one JSON object a line, whole or not at all.
 ///
 /// # Errors

@@ -52,21 +52,23 @@ impl RunTasks {
         vocabulary: usize,
     ) -> Result<Self, TrainerError> {
         let names = config.tasks()?;
-        let load = |names: &[String], config: &RunConfig| {
+        let evaluated = |names: &[String], config: &RunConfig| {
             names
                 .iter()
-                .map(|name| Task::load(library, name, config, codec, vocabulary))
+                .map(|name| Task::load_evaluation(library, name, config, codec, vocabulary))
                 .collect::<Result<Vec<_>, _>>()
         };
-        let dev = match config.train.select {
-            Select::Last => Vec::new(),
-            Select::BestOnDev => load(&names, &Selection::dev_config(config))?,
-        };
+        let stream = names
+            .iter()
+            .map(|name| Task::load(library, name, config, codec, vocabulary));
         let general = config.eval.general_tasks.as_deref().unwrap_or_default();
         Ok(Self {
-            stream: load(&names, config)?,
-            dev,
-            general: load(general, config)?,
+            stream: stream.collect::<Result<_, _>>()?,
+            dev: match config.train.select {
+                Select::Last => Vec::new(),
+                Select::BestOnDev => evaluated(&names, &Selection::dev_config(config))?,
+            },
+            general: evaluated(general, config)?,
         })
     }
 }
@@ -93,6 +95,31 @@ impl Task {
         config: &RunConfig,
         codec: &TextCodec,
         vocabulary: usize,
+    ) -> Result<Self, TrainerError> {
+        Self::read(library, name, config, codec, vocabulary, true)
+    }
+
+    /// The same without training examples, for a task that is evaluated only.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_evaluation(
+        library: &dyn TaskLibrary,
+        name: &str,
+        config: &RunConfig,
+        codec: &TextCodec,
+        vocabulary: usize,
+    ) -> Result<Self, TrainerError> {
+        Self::read(library, name, config, codec, vocabulary, false)
+    }
+
+    fn read(
+        library: &dyn TaskLibrary,
+        name: &str,
+        config: &RunConfig,
+        codec: &TextCodec,
+        vocabulary: usize,
+        trained: bool,
     ) -> Result<Self, TrainerError> {
         let data = &config.data;
         let source = library.task(name)?;
@@ -135,7 +162,10 @@ impl Task {
         };
         let task = Self {
             name: name.to_owned(),
-            train: encode(&loaded.train)?,
+            train: match trained {
+                true => encode(&loaded.train)?,
+                false => Vec::new(),
+            },
             evaluation: encode(evaluated)?,
             answers: evaluated
                 .iter()

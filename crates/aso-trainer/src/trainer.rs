@@ -24,7 +24,9 @@ use crate::files::{MetricsLog, RunDir, atomic_dir};
 use crate::load::Loaded;
 use crate::method::{Method, MethodState, Penalty, StepInfo, Structure, TaskContext, TaskInfo};
 use crate::optimizer::{AdamWSettings, SubspaceGradients, SubspaceOptimizer};
-use crate::predictions::{Prediction, predictions_file, write_predictions};
+use crate::predictions::{
+    Prediction, general_predictions_file, predictions_file, write_predictions,
+};
 use crate::results::{Footprint, GeneralScore, RunResults, Selected};
 use crate::schedule::learning_rate;
 use crate::selection::Selection;
@@ -199,7 +201,6 @@ impl<M: Backbone> Trainer<M> {
             if self.evaluate_row(Some(index), observer, stop)? == Outcome::Stopped {
                 return Ok(Outcome::Stopped);
             }
-            self.state.timings.note_memory();
             self.results().write(&self.dir.path)?;
         }
         if self.evaluate_general(true, observer, stop)? == Outcome::Stopped {
@@ -282,7 +283,7 @@ impl<M: Backbone> Trainer<M> {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Outcome, TrainerError> {
-        let after_name = after.map(|index| self.names[index].as_str());
+        let after_name = after.map(|index| self.names[index].clone());
         for index in self.state.missing(after, self.config.eval.tasks) {
             if stop.load(Ordering::Relaxed) {
                 return Ok(Outcome::Stopped);
@@ -303,8 +304,8 @@ impl<M: Backbone> Trainer<M> {
             }
             let start = Instant::now();
             let task = &self.tasks[index];
-            let (score, scored) = self.evaluate(task, after_name, observer)?;
-            let last = after.zip(after_name);
+            let (score, scored) = self.evaluate(task, after_name.as_deref(), observer)?;
+            let last = after.zip(after_name.as_deref());
             let path = predictions_file(&self.dir.path, last, (index, &task.name));
             write_predictions(&path, &scored)?;
             let seconds = start.elapsed().as_secs_f64();
@@ -318,7 +319,7 @@ impl<M: Backbone> Trainer<M> {
                     self.state.timings.zero_shot += seconds;
                 }
             }
-            self.state.write(&self.dir.path)?;
+            self.write_state()?;
         }
         Ok(Outcome::Finished)
     }
@@ -371,17 +372,20 @@ impl<M: Backbone> Trainer<M> {
             }
             let start = Instant::now();
             let last = self.names.last().filter(|_| trained).map(String::as_str);
-            let (score, _) = self.evaluate(&self.general[index], last, observer)?;
+            let task = &self.general[index];
+            let (score, scored) = self.evaluate(task, last, observer)?;
+            let path = general_predictions_file(&self.dir.path, trained, (index, &task.name));
+            write_predictions(&path, &scored)?;
             let seconds = start.elapsed().as_secs_f64();
             let (known, timings) = (&mut self.state.general[index], &mut self.state.timings);
             if trained {
                 known.after = Some(score);
-                *timings.evaluation.last_mut().unwrap_or(&mut 0.0) += seconds;
+                timings.evaluation[self.names.len() - 1] += seconds;
             } else {
                 known.before = Some(score);
                 timings.zero_shot += seconds;
             }
-            self.state.write(&self.dir.path)?;
+            self.write_state()?;
         }
         Ok(Outcome::Finished)
     }
@@ -643,6 +647,9 @@ impl<M: Backbone> Trainer<M> {
             ));
         }
 
+        if !self.method.trains_a() {
+            gradients.retain(|name| !name.ends_with(".lora_A"));
+        }
         self.method.adjust(&info, &mut gradients)?;
         let max_norm = self.config.train.max_grad_norm;
         let grad_norm = if max_norm > 0.0 {
@@ -780,6 +787,11 @@ impl<M: Backbone> Trainer<M> {
     fn save_state(&mut self) -> Result<(), TrainerError> {
         self.metrics.sync()?;
         self.state.metrics_lines = self.metrics.lines();
+        self.write_state()
+    }
+
+    fn write_state(&mut self) -> Result<(), TrainerError> {
+        self.state.timings.note_memory();
         Ok(self.state.write(&self.dir.path)?)
     }
 

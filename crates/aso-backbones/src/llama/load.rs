@@ -14,7 +14,7 @@ use super::attention::LlamaAttention;
 use super::block::{LlamaDecoderLayer, LlamaMlp};
 use super::{LlamaConfig, LlamaForCausalLm};
 use crate::layers::RmsNorm;
-use crate::weights::{FloatDtype, FloatValues, Layout, Loader, WeightSource};
+use crate::weights::{FloatDtype, FloatValues, Layout, Loader, WeightSource, check_given};
 use crate::{BackboneError, Checkpoint};
 
 impl LlamaForCausalLm {
@@ -179,7 +179,7 @@ impl RandomInit {
     }
 
     /// A given tensor instead of a drawn one, by its Hugging Face name, in PyTorch's orientation, row-major; the embedding
-    /// `model.embed_tokens.weight` is `[vocabulary, width]`. One of another size than the model's is not used.
+    /// `model.embed_tokens.weight` is `[vocabulary, width]`. One of another size than the model's is an error when the model is made.
     #[must_use]
     pub fn with_tensor(mut self, name: impl Into<String>, values: Vec<f32>) -> Self {
         self.given.insert(name.into(), values);
@@ -204,8 +204,8 @@ impl WeightSource for RandomInit {
         layout: Layout,
     ) -> Result<FloatValues, BackboneError> {
         let count = shape.iter().product();
-        let given = self.given.get(name).filter(|given| given.len() == count);
-        let values: Vec<f32> = if let Some(given) = given {
+        let values: Vec<f32> = if let Some(given) = self.given.get(name) {
+            check_given(name, shape, given)?;
             given.clone()
         } else if name.ends_with("norm.weight") {
             vec![1.0; count]

@@ -16,7 +16,7 @@ use super::layers::T5DenseReluDense;
 use super::stack::T5Stack;
 use super::{T5Config, T5ForConditionalGeneration};
 use crate::layers::RmsNorm;
-use crate::weights::{FloatDtype, FloatValues, Layout, Loader, WeightSource};
+use crate::weights::{FloatDtype, FloatValues, Layout, Loader, WeightSource, check_given};
 use crate::{BackboneError, Checkpoint};
 
 /// Tensors that old files carry and the model does not use.
@@ -242,7 +242,7 @@ impl RandomInit {
     }
 
     /// A given tensor instead of a drawn one, by its Hugging Face name, in PyTorch's orientation, row-major; the embedding
-    /// `shared.weight` is `[vocabulary, d_model]`. One of another size than the model's is not used.
+    /// `shared.weight` is `[vocabulary, d_model]`. One of another size than the model's is an error when the model is made.
     #[must_use]
     pub fn with_tensor(mut self, name: impl Into<String>, values: Vec<f32>) -> Self {
         self.given.insert(name.into(), values);
@@ -268,9 +268,8 @@ impl WeightSource for RandomInit {
     ) -> Result<FloatValues, BackboneError> {
         let count = shape.iter().product();
         let values = |values: &[f32]| FloatValues::new(values, shape, dtype, layout);
-        if let Some(given) = self.given.get(name)
-            && given.len() == count
-        {
+        if let Some(given) = self.given.get(name) {
+            check_given(name, shape, given)?;
             return Ok(values(given));
         }
         if name.ends_with("layer_norm.weight") {

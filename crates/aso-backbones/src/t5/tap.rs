@@ -350,6 +350,17 @@ mod tests {
         T5ForConditionalGeneration::from_source(config, &init, FloatDtype::F32, &device).unwrap()
     }
 
+    #[test]
+    fn a_given_tensor_of_another_size_is_refused() {
+        let config = model().config;
+        let init = RandomInit::new(config.clone(), true, 1)
+            .with_tensor("shared.weight", vec![0.0; 50 * 16]);
+        let device = Device::flex();
+        let made = T5ForConditionalGeneration::from_source(config, &init, FloatDtype::F32, &device);
+        let error = made.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("shared.weight"), "{error}");
+    }
+
     fn batch() -> TokenBatch {
         let ids = (0..12).map(|at| at * 7 % 47 + 3).collect();
         let mask = vec![1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0];

@@ -64,7 +64,8 @@ pub(crate) fn run(
         stop: &[],
     };
     for name in names {
-        let task = Task::load(library.as_ref(), &name, &config, &loaded.codec, vocabulary)?;
+        let codec = &loaded.codec;
+        let task = Task::load_evaluation(library.as_ref(), &name, &config, codec, vocabulary)?;
         let examples = task.evaluation.len();
         progress.event(Event::EvaluationStarted {
             after: None,

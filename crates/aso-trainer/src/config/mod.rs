@@ -316,6 +316,11 @@ impl MethodName {
         Self::MultiTask,
     ];
 
+    /// Whether both halves of an adapter train; otherwise A is set and B trains alone.
+    pub fn trains_a(self) -> bool {
+        !matches!(self, Self::InfLora | Self::SeqFt)
+    }
+
     /// How its adapters hang together.
     pub fn structure(self) -> Structure {
         match self {

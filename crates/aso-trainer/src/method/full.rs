@@ -3,17 +3,17 @@
 use aso_backbones::Backbone;
 use aso_lora::{AdapterHost, LoraConfig, LoraWeights, TargetModules};
 
-use super::{Method, StepInfo, Structure, TaskContext};
+use super::{Method, Structure, TaskContext};
 use crate::TrainerError;
 use crate::config::MethodName;
-use crate::optimizer::SubspaceGradients;
 
 /// All linear layers are trained on, task after task; embeddings, norms and biases stay (SeqFT in the papers).
 ///
 /// The weight is `W + B A` with `A = I`, `s = 1` and `B` trained from zero: the gradient of B is that of W, so AdamW takes
 /// the same steps as on W itself (weight decay, 0 by default, would pull towards the weights that training began
 /// with instead of towards zero). What is trained is thus an adapter like any other, that is saved, resumed,
-/// exported and counted as one. It costs memory for `B`, two moments and `A`, and a product with the identity.
+/// exported and counted as one. It costs memory for `B`, its gradient and two moments, and for `A`, `d_in^2`, and
+/// a product with the identity.
 #[derive(Debug, Clone, Copy)]
 pub struct SeqFt;
 
@@ -44,6 +44,10 @@ impl<M: Backbone> Method<M> for SeqFt {
         MethodName::SeqFt.as_str()
     }
 
+    fn trains_a(&self) -> bool {
+        MethodName::SeqFt.trains_a()
+    }
+
     fn structure(&self) -> Structure {
         MethodName::SeqFt.structure()
     }
@@ -62,15 +66,6 @@ impl<M: Backbone> Method<M> for SeqFt {
             return Ok(());
         }
         Self::start(model);
-        Ok(())
-    }
-
-    fn adjust(
-        &mut self,
-        _step: &StepInfo<'_, M>,
-        gradients: &mut SubspaceGradients,
-    ) -> Result<(), TrainerError> {
-        gradients.retain(|name| !name.ends_with(".lora_A"));
         Ok(())
     }
 }

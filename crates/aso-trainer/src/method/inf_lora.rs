@@ -9,11 +9,10 @@ use aso_lora::{ForwardContext, InputCovariance, LoraWeights};
 use burn::tensor::{Tensor, TensorData};
 use nalgebra::{DMatrix, SymmetricEigen};
 
-use super::{Method, MethodState, StepInfo, TaskContext};
+use super::{Method, MethodState, TaskContext};
 use crate::TrainerError;
 use crate::codec::TextCodec;
 use crate::config::MethodName;
-use crate::optimizer::SubspaceGradients;
 
 /// One subspace per task whose A is designed and whose B is trained (InfLoRA, Liang & Li 2024, CVPR): B A changes a layer
 /// only for inputs that earlier tasks hardly have.
@@ -141,6 +140,10 @@ impl<M: Backbone> Method<M> for InfLora {
         MethodName::InfLora.as_str()
     }
 
+    fn trains_a(&self) -> bool {
+        MethodName::InfLora.trains_a()
+    }
+
     fn start_task(&mut self, model: &mut M, context: &TaskContext<'_>) -> Result<(), TrainerError> {
         let covariances = self.covariances(model, context)?;
         model.visit_linears_mut(&mut |layer| {
@@ -156,15 +159,6 @@ impl<M: Backbone> Method<M> for InfLora {
             };
             layer.set_active(&weights, dropout);
         });
-        Ok(())
-    }
-
-    fn adjust(
-        &mut self,
-        _step: &StepInfo<'_, M>,
-        gradients: &mut SubspaceGradients,
-    ) -> Result<(), TrainerError> {
-        gradients.retain(|name| !name.ends_with(".lora_A"));
         Ok(())
     }
 

@@ -192,6 +192,11 @@ pub trait Method<M: Backbone> {
         configured
     }
 
+    /// Whether both halves of the adapter train; otherwise the method sets A, and B trains alone.
+    fn trains_a(&self) -> bool {
+        true
+    }
+
     /// Examples of earlier tasks that it keeps.
     fn kept_examples(&self) -> usize {
         0

@@ -17,7 +17,7 @@ use super::{
 use crate::codec::TextCodec;
 
 /// Longest answer of an item in tokens.
-const MAX_TARGET: usize = 50;
+pub(super) const MAX_TARGET: usize = 50;
 /// Items of a test.
 const TESTED: u64 = 400;
 
@@ -103,12 +103,17 @@ impl Examples {
     }
 
     /// Token vectors to start from, `[vocabulary, width]`.
-    pub(super) fn vectors(&self, seed: u64) -> Option<Vec<f32>> {
+    pub(super) fn vectors(&self) -> Option<Vec<f32>> {
         match &self.source {
             Source::Generated(_) => None,
             Source::Corpus(texts) => {
                 let [meaning, width] = texts.widths;
-                Some(with_identity(&texts.vectors, meaning, width, seed))
+                Some(with_identity(
+                    &texts.vectors,
+                    meaning,
+                    width,
+                    self.form.seed,
+                ))
             }
         }
     }

@@ -129,11 +129,7 @@ impl Fitting<'_> {
             // Before the number of steps is known only the first of them have been made.
             let known = steps.unwrap_or(usize::MAX);
             let batch = examples.batch(step, config.text_share_at(step, known))?;
-            let lr = config.lr_at(step, known);
-            let rates = Rates {
-                lr,
-                embedding: lr * config.embedding_lr / config.lr,
-            };
+            let rates = config.rates_at(step, known);
             let dropout = DropoutStream::new(config.seed, 0, step as u64, 0);
             let loss = update(&mut model, &mut optimizer, &batch, dropout, rates);
             if !loss.is_finite() {
@@ -240,12 +236,16 @@ fn remove_others(keep: &Path, name: &str) -> Result<(), FilesError> {
 }
 
 impl PretrainConfig {
-    /// Learning rate of a step (from 1) of `steps`: linear warm-up, then linear decay to 0 behind the last step.
-    fn lr_at(&self, step: usize, steps: usize) -> f64 {
+    /// Learning rates of a step (from 1) of `steps`: linear warm-up, then linear decay to 0 behind the last step.
+    fn rates_at(&self, step: usize, steps: usize) -> Rates {
         let rise = step as f64 / self.warmup_steps.max(1) as f64;
         let left = steps.saturating_sub(step) as f64 + 1.0;
         let fall = left / (steps.saturating_sub(self.warmup_steps) as f64 + 1.0).max(1.0);
-        self.lr * rise.min(fall).min(1.0)
+        let factor = rise.min(fall).min(1.0);
+        Rates {
+            lr: self.lr * factor,
+            embedding: self.embedding_lr * factor,
+        }
     }
 
     /// Share of text in a step (from 1) of `steps`.
@@ -255,7 +255,7 @@ impl PretrainConfig {
     }
 }
 
-/// Learning rates of a step.
+/// Learning rates of a step, those of other parameters than the embedding first.
 #[derive(Clone, Copy)]
 struct Rates {
     lr: f64,

@@ -29,6 +29,13 @@ pub struct Mimetic {
 }
 
 impl Mimetic {
+    /// Scales the decoder's start vector.
+    pub(super) fn quieten(&self, start: &mut [f32]) {
+        start
+            .iter_mut()
+            .for_each(|value| *value *= self.start as f32);
+    }
+
     /// The tensors that differ from Hugging Face's initialisation, by name, in PyTorch's orientation.
     pub(super) fn tensors(&self, config: &HfT5Config, seed: u64) -> Vec<(String, Vec<f32>)> {
         let (width, inner) = (config.d_model, config.num_heads * config.d_kv);

@@ -91,18 +91,15 @@ impl Layout {
             sentinels,
             line_breaks,
         } = *self;
-        let added: Vec<Value> = special_tokens(kind)
-        .iter()
-        .map(|token| (*token).to_owned())
-        .enumerate()
-        .chain((first_sentinel..).zip(sentinel_tokens(sentinels)))
-        .map(|(id, content)| {
+        let special = |(id, content): (usize, String)| {
             json!({
-                "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": true,
+                "id": id, "content": content, "special": true, "normalized": false,
+                "single_word": false, "lstrip": false, "rstrip": false,
             })
-        })
-        .collect();
+        };
+        let names = special_tokens(kind).iter().map(|name| (*name).to_owned());
+        let sentinels = (first_sentinel..).zip(sentinel_tokens(sentinels));
+        let added: Vec<Value> = names.enumerate().chain(sentinels).map(special).collect();
         let sequence = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
         let token = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
         let template = |id: u32, name: &str, single: Value, pair: Value| {
