@@ -233,6 +233,13 @@ fn every_method_and_option_runs() {
             "attribution.interval=1",
             "train.length_grouping=false",
         ],
+        &[
+            "attribution.stack=encoder-readout",
+            "attribution.interval=2",
+            "attribution.hold=false",
+            "attribution.clamp=false",
+            "train.steps=4",
+        ],
     ];
     for (at, case) in cases.iter().enumerate() {
         let config = dir.path().join("empty.toml");
@@ -260,6 +267,21 @@ fn every_method_and_option_runs() {
     // What `seen+next` did not evaluate is null, never 0.
     let rows = results(&dir.path().join("6"))["accuracy"].clone();
     assert!(rows[0][1].is_number() && rows[0][2].is_null());
+    // Without `hold` the weight measured at step 2 of the second task is 1 again at step 3.
+    let metrics = fs::read_to_string(dir.path().join("8/metrics.jsonl")).unwrap();
+    let lines = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    // What the loss was made with: lambda1 is 0.5.
+    let in_force = |line: serde_json::Value| {
+        let number = |key: &str| line[key].as_f64().unwrap();
+        (number("loss") - number("cross_entropy")) / (0.5 * number("orthogonality"))
+    };
+    let weights: Vec<f64> = lines.skip(4).take(4).map(in_force).collect();
+    for step in [0, 1, 3] {
+        assert!((weights[step] - 1.0).abs() < 1e-5, "{weights:?}");
+    }
+    assert!((weights[2] - 1.0).abs() > 1e-3, "{weights:?}");
 }
 
 #[test]
@@ -377,7 +399,7 @@ fn every_layout_of_tasks_runs() {
     let dir = tempfile::tempdir().unwrap();
     let trace = r#"[{"prompt": "Which stance?\nText:\nRates rise.\nStance:", "answer": "up"}]"#;
     let superni =
-        r#"{"Definition": ["Copy."], "Instances": [{"input": "a b", "output": ["a b"]}]}"#;
+        r#"{"Definition": ["Copy."], "Instances": [{"input": "a b", "output": ["a b", "b a"]}]}"#;
     for (format, task, dev, text_of) in [
         ("trace", "FOMC", "eval", trace),
         ("superni", "task1_copy", "dev", superni),
@@ -407,6 +429,42 @@ fn every_layout_of_tasks_runs() {
         let scores: serde_json::Value = serde_json::from_str(&succeed(&model)).unwrap();
         assert_eq!(scores["tasks"], serde_json::json!([task]));
     }
+}
+
+/// What the model says counts as right when it is one of several right answers, whichever of them.
+#[test]
+fn an_answer_is_compared_with_every_right_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data/task1_copy");
+    fs::create_dir_all(&data).unwrap();
+    let config = dir.path().join("run.toml");
+    let settings = "[data]\nformat = \"superni\"\npath = \"data\"\n[stream]\ntasks = [\"task1\"]\n\
+         [train]\nsteps = 1\n";
+    fs::write(&config, settings).unwrap();
+    let run = |name: &str, right: &[&str]| -> serde_json::Value {
+        for (split, outputs) in [("train", &["same"][..]), ("test", right)] {
+            let task = serde_json::json!({
+                "Definition": ["Is the review good or bad?"],
+                "Instances": [{ "input": "a fine film", "output": outputs }],
+            });
+            fs::write(data.join(format!("{split}.json")), task.to_string()).unwrap();
+        }
+        let out = dir.path().join(name);
+        succeed(&["run", text(&config), "--out", text(&out)]);
+        let kept = out.join("predictions/00-task1/00-task1.jsonl");
+        serde_json::from_str(&fs::read_to_string(kept).unwrap()).unwrap()
+    };
+    let wrong = run("wrong", &["zebra", "quagga"]);
+    let said = wrong["answer"].as_str().unwrap();
+    assert_eq!(
+        (&wrong["score"], &wrong["expected"]),
+        (&0.0.into(), &"zebra".into())
+    );
+    let right = run("right", &["zebra", said]);
+    assert_eq!(
+        (&right["score"], &right["expected"]),
+        (&1.0.into(), &said.into())
+    );
 }
 
 #[test]

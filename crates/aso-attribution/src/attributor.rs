@@ -107,7 +107,7 @@ impl Attributor {
     pub fn check<M: BlockTaps>(&self, model: &M) -> Result<(), BackboneError> {
         let point = match self.taps {
             TapChoice::One(TapPoint::Encoder) => "encoder blocks",
-            TapChoice::One(TapPoint::EncoderReadout) => "encoder readout (preset `reference`)",
+            TapChoice::One(TapPoint::EncoderReadout) => "encoder readout",
             TapChoice::One(TapPoint::Answer) | TapChoice::Both => return Ok(()),
         };
         if self.tapped_blocks(model) > 0 {
@@ -115,7 +115,7 @@ impl Attributor {
         }
         Err(BackboneError::Tap {
             point,
-            reason: "a causal model has no encoder; preset `aso` needs none unless told to tap it"
+            reason: "a causal model has no encoder; preset `aso` needs none unless told to tap one"
                 .into(),
         })
     }

@@ -471,6 +471,7 @@ mod tests {
                 sentence: "abcdefgh".into(),
                 suffix: "\nend:".into(),
                 target: "the the the".into(),
+                ..Example::default()
             };
             let full = CausalEncoder::new(&tokenizer, Some(BOS), 100, 20).unwrap();
             let full = full.encode("t", &example).unwrap();
@@ -504,6 +505,7 @@ mod tests {
             sentence: "abcdefgh".into(),
             suffix: "\nend: ".into(),
             target: "the".into(),
+            ..Example::default()
         };
         let encoder = CausalEncoder::new(&tokenizer, Some(BOS), 100, 20).unwrap();
         let full = encoder
@@ -548,7 +550,7 @@ mod tests {
             byte_level: bool,
         ) {
             let tokenizer = if byte_level { llama3() } else { llama2() };
-            let example = Example { prefix, sentence, suffix, target };
+            let example = Example { prefix, sentence, suffix, target, ..Example::default() };
             let full = CausalEncoder::new(&tokenizer, Some(BOS), 1000, 40).unwrap();
             let full = full.encode("t", &example).unwrap();
             let cut = CausalEncoder::new(&tokenizer, Some(BOS), max_source, 40).unwrap();

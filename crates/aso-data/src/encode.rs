@@ -566,6 +566,7 @@ mod tests {
             sentence: sentence.into(),
             suffix: suffix.into(),
             target: "the".into(),
+            ..Example::default()
         }
     }
 

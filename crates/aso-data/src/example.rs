@@ -9,7 +9,7 @@ use crate::error::DataError;
 ///
 /// The parts are kept apart because only the sentence may be cut when the prompt is too long:
 /// a prompt that has lost its options or its final `Answer:` asks another question.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Example {
     /// Text before the sentence: task name, instruction, options. Never truncated.
     pub prefix: String,
@@ -17,8 +17,10 @@ pub struct Example {
     pub sentence: String,
     /// Text after the sentence. Never truncated.
     pub suffix: String,
-    /// The answer, for classification a label word.
+    /// The answer to learn, for classification a label word.
     pub target: String,
+    /// Further answers that are as right as `target`; nothing is learned from them.
+    pub alternatives: Vec<String>,
 }
 
 /// The part of a task's data that an example belongs to.
@@ -36,16 +38,22 @@ impl Example {
     /// An example whose whole prompt is the truncatable sentence.
     pub fn plain(input: impl Into<String>, target: impl Into<String>) -> Self {
         Self {
-            prefix: String::new(),
             sentence: input.into(),
-            suffix: String::new(),
             target: target.into(),
+            ..Self::default()
         }
     }
 
     /// The whole prompt: prefix, sentence and suffix.
     pub fn prompt(&self) -> String {
         [self.prefix.as_str(), &self.sentence, &self.suffix].concat()
+    }
+
+    /// Every right answer: the target, then the alternatives.
+    pub fn answers(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.target)
+            .chain(&self.alternatives)
+            .map(String::as_str)
     }
 }
 
@@ -93,6 +101,7 @@ mod tests {
             sentence: "b".into(),
             suffix: " c".into(),
             target: "d".into(),
+            ..Example::default()
         };
         assert_eq!(example.prompt(), "a b c");
         assert_eq!(Example::plain("x y", "z").prompt(), "x y");

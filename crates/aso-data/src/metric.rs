@@ -66,6 +66,28 @@ impl Metric {
     }
 }
 
+impl Metric {
+    /// The [`score`](Self::score) against the one of several right answers that the answer comes closest to, and that one; the
+    /// first of equals, `None` without any. Super-NaturalInstructions scores so (Wang et al. 2022, `compute_metrics.py`).
+    ///
+    /// ```
+    /// use aso_data::Metric;
+    /// let right = ["a dog", "the cat"];
+    /// assert_eq!(Metric::RougeL.closest("the cat", right, ""), Some((1.0, "the cat")));
+    /// ```
+    pub fn closest<'a>(
+        self,
+        answer: &str,
+        expected: impl IntoIterator<Item = &'a str>,
+        source: &str,
+    ) -> Option<(f64, &'a str)> {
+        let scored = expected
+            .into_iter()
+            .map(|expected| (self.score(answer, expected, source), expected));
+        scored.reduce(|best, next| if next.0 > best.0 { next } else { best })
+    }
+}
+
 impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())

@@ -40,6 +40,7 @@ impl ClPrompt {
             sentence,
             suffix: SUFFIX.to_owned(),
             target,
+            ..Example::default()
         }
     }
 }

@@ -193,11 +193,13 @@ impl SuperNiTask {
         let example = |(index, instance): (usize, &Value)| {
             let place = || Place::Record(path.to_owned(), index);
             let sentence = text_field(instance, "input", &place)?;
+            let (target, alternatives) = outputs(instance, &place)?;
             Ok(Example {
                 prefix: prefix.clone(),
                 sentence,
                 suffix: "\nOutput:".to_owned(),
-                target: output(instance, &place)?,
+                target,
+                alternatives,
             })
         };
         instances.iter().enumerate().map(example).collect()
@@ -215,15 +217,20 @@ impl SuperNiTask {
     }
 }
 
-/// The answer: a string, or the first of a list.
-fn output(instance: &Value, place: &dyn Fn() -> Place) -> Result<String, DataError> {
+/// The right answers, a string or a list of them: the first, and the others.
+fn outputs(
+    instance: &Value,
+    place: &dyn Fn() -> Place,
+) -> Result<(String, Vec<String>), DataError> {
+    let text = |instance: &Value| label_field(instance, "output", None, place);
     match instance.get("output") {
         Some(Value::Array(list)) => {
-            let first = list.first().cloned().unwrap_or_default();
-            let instance = serde_json::json!({ "output": first });
-            label_field(&instance, "output", None, place)
+            let one = |output: &Value| text(&serde_json::json!({ "output": output }));
+            let (first, others) = list.split_first().unwrap_or((&Value::Null, &[]));
+            let others = others.iter().map(one).collect::<Result<_, _>>()?;
+            Ok((one(first)?, others))
         }
-        _ => label_field(instance, "output", None, place),
+        _ => Ok((text(instance)?, Vec::new())),
     }
 }
 
@@ -297,6 +304,7 @@ mod tests {
         );
         let targets: Vec<&str> = train.iter().map(|example| &*example.target).collect();
         assert_eq!(targets, ["green", "white"]);
+        assert_eq!(train[0].alternatives, ["lime"]);
         assert_eq!(task.load(Split::Dev).unwrap(), []);
         let missing = task.load(Split::Test).unwrap_err().to_string();
         assert!(missing.contains("docs/data-layout.md"), "{missing}");

@@ -118,6 +118,7 @@ fn split_prompt(prompt: &str, target: String) -> Example {
         sentence: sentence.to_owned(),
         suffix: suffix.to_owned(),
         target,
+        ..Example::default()
     }
 }
 

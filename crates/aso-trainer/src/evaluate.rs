@@ -139,11 +139,16 @@ impl Evaluator<'_> {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<Prediction>, TrainerError> {
         let answers = self.predictions(model, task, scope, progress)?;
-        let scored = |(at, (answer, expected)): (usize, (String, &String))| {
+        let scored = |(at, (answer, right)): (usize, (String, &Vec<String>))| {
             let source = task.sources.get(at).map_or("", String::as_str);
+            let right = right.iter().map(String::as_str);
+            let (score, expected) = task
+                .metric
+                .closest(&answer, right, source)
+                .unwrap_or_default();
             Prediction {
-                score: task.metric.score(&answer, expected, source),
-                expected: expected.clone(),
+                score,
+                expected: expected.to_owned(),
                 answer,
             }
         };

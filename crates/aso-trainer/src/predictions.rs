@@ -15,7 +15,7 @@ pub const PREDICTIONS: &str = "predictions";
 pub struct Prediction {
     /// What the model said.
     pub answer: String,
-    /// What it should have said.
+    /// What it should have said; of several right answers the one that it comes closest to.
     pub expected: String,
     /// 1 if it is right, 0 if it is wrong, or something in between where the task's metric knows more.
     pub score: f64,

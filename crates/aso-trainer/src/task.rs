@@ -19,8 +19,8 @@ pub struct Task {
     pub train: Vec<EncodedExample>,
     /// Examples to evaluate on.
     pub evaluation: Vec<EncodedExample>,
-    /// The right answers of `evaluation`, as text.
-    pub answers: Vec<String>,
+    /// The right answers to each example of `evaluation`, as text ([`Example::answers`]).
+    pub answers: Vec<Vec<String>>,
     /// How answers are scored.
     pub metric: Metric,
     /// The prompts of the examples of `evaluation`, for a metric that compares with them; else empty.
@@ -169,7 +169,7 @@ impl Task {
             evaluation: encode(evaluated)?,
             answers: evaluated
                 .iter()
-                .map(|example| example.target.clone())
+                .map(|example| example.answers().map(str::to_owned).collect())
                 .collect(),
             metric: loaded.metric,
             sources: match loaded.metric {

@@ -94,6 +94,8 @@ fn key(fingerprint: &[u8], limits: (usize, usize), examples: &[Example]) -> [u8;
             sentence,
             suffix,
             target,
+            // They are compared as text.
+            alternatives: _,
         } = example;
         for text in [prefix, sentence, suffix, target] {
             hasher.update((text.len() as u64).to_le_bytes());

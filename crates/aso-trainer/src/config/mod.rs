@@ -383,12 +383,20 @@ settings! {
         /// Rows of the batch that are measured, the first ones (preset "aso"; "reference" takes the
         /// whole batch).
         pub examples: usize = 4,
-        /// The tapped blocks: "decoder" or "encoder". Unset: "decoder" in preset "aso", "encoder"
-        /// in "reference", which knows no other.
+        /// The tapped blocks: "decoder", "encoder", or "encoder-readout" (one token of the prompt, read
+        /// from the encoder with the LM head). Unset: "decoder" in preset "aso", "encoder-readout" in
+        /// "reference", which knows no other.
         #[sample = "\"decoder\""]
         pub stack: Option<TapStack> = None,
         /// Start of the integration path, 0 <= alpha_min < 1 (preset "aso").
         pub alpha_min: f64 = 0.0,
+        /// Whether a weight holds until the next measurement; otherwise it is 1 on all other steps. Unset: true in preset
+        /// "aso", false in "reference".
+        #[sample = "true"]
+        pub hold: Option<bool> = None,
+        /// Whether the weight is clamped to [0, 1]. Unset: true in preset "aso", false in "reference".
+        #[sample = "true"]
+        pub clamp: Option<bool> = None,
         /// One weight for each past task instead of one for all (preset "aso").
         pub per_task: bool = false,
         /// One weight for each block, both stacks tapped, instead of one for all (preset "aso").
@@ -412,8 +420,21 @@ pub enum AttributionPreset {
 pub enum TapStack {
     /// The decoder's blocks at the position that predicts the first target token.
     Decoder,
-    /// The encoder's blocks.
+    /// The encoder's blocks at all positions, which the decoder reads.
     Encoder,
+    /// The encoder's blocks at one position, read with the LM head, as released.
+    EncoderReadout,
+}
+
+impl TapStack {
+    /// The name in configurations.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Decoder => "decoder",
+            Self::Encoder => "encoder",
+            Self::EncoderReadout => "encoder-readout",
+        }
+    }
 }
 
 settings! {
@@ -683,8 +704,18 @@ impl AttributionSettings {
     pub fn tapped_stack(&self) -> TapStack {
         self.stack.unwrap_or(match self.preset {
             AttributionPreset::Aso => TapStack::Decoder,
-            AttributionPreset::Reference => TapStack::Encoder,
+            AttributionPreset::Reference => TapStack::EncoderReadout,
         })
+    }
+
+    /// Whether a measured weight holds until the next measurement.
+    pub fn holds(&self) -> bool {
+        self.hold.unwrap_or(self.preset == AttributionPreset::Aso)
+    }
+
+    /// Whether the weight is clamped to `[0, 1]`.
+    pub fn clamps(&self) -> bool {
+        self.clamp.unwrap_or(self.preset == AttributionPreset::Aso)
     }
 }
 
@@ -759,9 +790,11 @@ mod tests {
         let intervals = [1, 5, 6, 250, 251, 9000].map(|steps| attribution.interval_for(steps));
         assert_eq!(intervals, [1, 1, 2, 50, 50, 50]);
         assert_eq!(attribution.tapped_stack(), TapStack::Decoder);
+        assert!(attribution.holds() && attribution.clamps());
         attribution.preset = AttributionPreset::Reference;
         assert_eq!(attribution.interval_for(10), 50);
-        assert_eq!(attribution.tapped_stack(), TapStack::Encoder);
+        assert_eq!(attribution.tapped_stack(), TapStack::EncoderReadout);
+        assert!(!attribution.holds() && !attribution.clamps());
         attribution.interval = Some(3);
         assert_eq!(attribution.interval_for(10), 3);
     }

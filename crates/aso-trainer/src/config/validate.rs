@@ -310,8 +310,8 @@ fn method_and_attribution(config: &RunConfig) -> Result<(), Violation> {
         let options = [
             (
                 "stack",
-                attribution.stack == Some(TapStack::Decoder),
-                "\"decoder\"".to_owned(),
+                attribution.tapped_stack() != TapStack::EncoderReadout,
+                format!("\"{}\"", attribution.tapped_stack().as_str()),
             ),
             (
                 "alpha_min",
@@ -334,7 +334,7 @@ fn method_and_attribution(config: &RunConfig) -> Result<(), Violation> {
     }
     if attribution.per_block && attribution.stack.is_some() {
         let expected = "no stack beside per_block = true, which taps both";
-        let found = format!("{:?}", attribution.tapped_stack()).to_lowercase();
+        let found = attribution.tapped_stack().as_str();
         return Err(Violation::new(
             "attribution.stack",
             expected,

@@ -14,8 +14,8 @@ use crate::results::{SimilarityPoint, WeightPoint};
 
 /// `CE + lambda1 w O + lambda2 N` with `w = 1 - rho` measured during training.
 ///
-/// Preset `aso` holds a measured weight until the next measurement; preset `reference` uses it on the
-/// step of its measurement only, as released (method.md sections 3.1 and 3.2).
+/// Preset `aso` holds a measured weight until the next measurement and clamps it; preset `reference` uses it on the step
+/// of its measurement only, as it is, as released (method.md sections 3.1 and 3.2).
 #[derive(Debug, Clone)]
 pub struct AsoLora {
     penalty: OrthogonalityPenalty,
@@ -53,6 +53,7 @@ impl AsoLora {
                 TapChoice::One(match settings.tapped_stack() {
                     TapStack::Decoder => TapPoint::Answer,
                     TapStack::Encoder => TapPoint::Encoder,
+                    TapStack::EncoderReadout => TapPoint::EncoderReadout,
                 })
             };
         }
@@ -75,10 +76,10 @@ impl AsoLora {
     }
 
     fn soft_weight(&self) -> SoftWeight {
-        if self.is_reference() {
-            SoftWeight::Unclamped
-        } else {
+        if self.settings.clamps() {
             SoftWeight::Clamped
+        } else {
+            SoftWeight::Unclamped
         }
     }
 
@@ -219,7 +220,7 @@ impl<M: Backbone> Method<M> for AsoLora {
     }
 
     fn start_step(&mut self, step: &StepInfo<'_, M>) -> Result<Option<Observation>, TrainerError> {
-        if self.is_reference() {
+        if !self.settings.holds() {
             self.weight = Weight::One(1.0);
         }
         if !self.measures(step.task, step.step) {

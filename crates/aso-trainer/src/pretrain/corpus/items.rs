@@ -527,6 +527,7 @@ fn prompt(
         sentence: text.to_owned(),
         suffix: "\nAnswer:".to_owned(),
         target: answer.to_owned(),
+        ..Example::default()
     }
 }
 
