@@ -461,9 +461,10 @@ fn an_answer_is_compared_with_every_right_one() {
         (&0.0.into(), &"zebra".into())
     );
     let right = run("right", &["zebra", said]);
+    // What identifies the example does not depend on the answer.
     assert_eq!(
         (&right["score"], &right["expected"]),
-        (&1.0.into(), &said.into())
+        (&1.0.into(), &"zebra".into())
     );
 }
 

@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aso_backbones::t5::T5ForConditionalGeneration;
 use aso_lora::{AdapterHost, ForwardContext};
 use aso_tests::{assert_close, fixture};
-use aso_trainer::config::{ExampleKind, MethodName};
+use aso_trainer::config::{ExampleKind, MethodName, TaskOverride};
 use aso_trainer::events::{Event, Observer, Silent};
 use aso_trainer::method::SeqFt;
 use aso_trainer::optimizer::SubspaceGradients;
+use aso_trainer::predictions::predictions_file;
 use aso_trainer::results::Timings;
+use aso_trainer::trainer::JOINT;
 use aso_trainer::{Outcome, Run, RunConfig, RunResults};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
@@ -114,6 +116,47 @@ fn terms_of_weight_zero_leave_no_trace() {
     for (name, found) in [("o-lora", o_lora), ("n-lora", n_lora)] {
         assert!(found == inc, "{name} differs from inc-lora");
     }
+}
+
+/// As many steps as the stream makes, from all tasks, with settings of its own.
+#[test]
+fn all_tasks_at_once_learn_as_long_as_one_after_another() {
+    let dir = tempdir().unwrap();
+    let joint = config(MethodName::MultiTask, |c| {
+        (c.train.epochs, c.train.steps) = (None, Some(2));
+        let own = TaskOverride {
+            lr: Some(0.0123),
+            ..TaskOverride::default()
+        };
+        c.stream.overrides.insert(JOINT.to_owned(), own);
+    });
+    joint.validate().unwrap();
+    let run = dir.path().join("run");
+    finish(&joint, &run, false);
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let rates: Vec<f64> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|line| line["lr"].as_f64().unwrap())
+        .collect();
+    assert_eq!(rates, [0.0123; 6]);
+}
+
+/// Answers lie beside every score, also where a task's own adapter has not changed since.
+#[test]
+fn every_score_of_separate_adapters_has_its_answers() {
+    let dir = tempdir().unwrap();
+    let run = dir.path().join("run");
+    let separate = config(MethodName::PerTask, |_| {});
+    let tasks = separate.tasks().unwrap();
+    finish(&separate, &run, false);
+    let answers = |after, task: usize| {
+        let path = predictions_file(&run, after, (task, &tasks[task]));
+        std::fs::read(path).unwrap()
+    };
+    let after = |task: usize| Some((task, tasks[task].as_str()));
+    assert_eq!(answers(after(2), 0), answers(after(0), 0));
+    assert_eq!(answers(after(0), 2), answers(None, 2));
 }
 
 #[test]

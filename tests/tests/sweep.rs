@@ -281,6 +281,44 @@ label = "whole"
     assert_eq!(fixed["runs"][0]["status"], "finished");
 }
 
+/// Weights that changed under a finished run: its results and those of new runs must not meet in one table.
+#[test]
+fn finished_runs_on_other_weights_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/aso-trainer/assets/demo");
+    std::fs::create_dir(&model).unwrap();
+    for entry in std::fs::read_dir(demo).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let content = r#"
+[config]
+"model.path" = "./model"
+"data.max_train" = 8
+"data.max_eval" = 2
+"train.steps" = 1
+"eval.max_new_tokens" = 2
+[orders]
+a = ["topic-news"]
+[[methods]]
+set = { "method.name" = "seq-lora" }
+"#;
+    let file = write(dir.path(), content);
+    let out = dir.path().join("out");
+    let sweep = ["sweep", text(&file), "--out", text(&out)];
+    succeed(&sweep);
+    succeed(&sweep);
+    let weights = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    fail(
+        &sweep,
+        &["a/seq-lora/seed-1", "made for the base model sha256:"],
+    );
+}
+
 #[test]
 fn settings_are_chosen_on_dev() {
     let dir = tempfile::tempdir().unwrap();

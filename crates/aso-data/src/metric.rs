@@ -67,24 +67,18 @@ impl Metric {
 }
 
 impl Metric {
-    /// The [`score`](Self::score) against the one of several right answers that the answer comes closest to, and that one; the
-    /// first of equals, `None` without any. Super-NaturalInstructions scores so (Wang et al. 2022, `compute_metrics.py`).
+    /// The [`score`](Self::score) against the one of several right answers that the answer comes closest to; 0 without any.
+    /// Super-NaturalInstructions scores so (Wang et al. 2022, `compute_metrics.py`).
     ///
     /// ```
     /// use aso_data::Metric;
-    /// let right = ["a dog", "the cat"];
-    /// assert_eq!(Metric::RougeL.closest("the cat", right, ""), Some((1.0, "the cat")));
+    /// assert_eq!(Metric::RougeL.best_score("the cat", &["a dog", "the cat"], ""), 1.0);
     /// ```
-    pub fn closest<'a>(
-        self,
-        answer: &str,
-        expected: impl IntoIterator<Item = &'a str>,
-        source: &str,
-    ) -> Option<(f64, &'a str)> {
-        let scored = expected
-            .into_iter()
-            .map(|expected| (self.score(answer, expected, source), expected));
-        scored.reduce(|best, next| if next.0 > best.0 { next } else { best })
+    pub fn best_score(self, answer: &str, expected: &[impl AsRef<str>], source: &str) -> f64 {
+        expected
+            .iter()
+            .map(|expected| self.score(answer, expected.as_ref(), source))
+            .fold(0.0, f64::max)
     }
 }
 

@@ -122,10 +122,20 @@ fn kind(label: Option<String>, run: &RunRecord) -> Kind {
     let config = run.config.iter();
     let config = config.filter(|(key, _)| !SHARED.contains(&key.as_str()));
     let config = config.map(|(key, value)| (key.clone(), value.clone()));
+    // The folder may have held another model at another time.
+    let model = run.results.base_model.iter();
+    let model = model.map(|base| ("model.fingerprint".to_owned(), first_digits(base)));
+    let config = config.chain(model);
     label.map_or_else(
         || Kind::Configured(run.results.method.clone(), config.collect()),
         Kind::Given,
     )
+}
+
+/// The first digits of a fingerprint.
+fn first_digits(fingerprint: &str) -> String {
+    let digits = fingerprint.rsplit(':').next().unwrap_or(fingerprint);
+    digits.chars().take(8).collect()
 }
 
 fn position_or_push<T>(

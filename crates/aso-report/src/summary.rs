@@ -5,6 +5,7 @@ use aso_trainer::results::{Footprint, GeneralScore};
 use std::collections::{BTreeMap, HashMap};
 
 use aso_trainer::RunResults;
+use aso_trainer::config::MethodName;
 use serde::Serialize;
 
 use crate::ReportError;
@@ -168,11 +169,26 @@ impl ReportSummary {
     }
 }
 
+impl GroupSummary {
+    /// Whether the method is a bound for the others ([`MethodName::is_bound`]).
+    fn is_bound(&self) -> bool {
+        let known = MethodName::ALL
+            .iter()
+            .find(|name| name.as_str() == self.method);
+        known.is_some_and(|name| name.is_bound())
+    }
+}
+
 impl StreamSummary {
     /// The place of a group among the others by a metric, from 0; groups that agree to two decimals, as tables show
-    /// them, share the better place. `None` where the group lacks the metric.
+    /// them, share the better place. Bounds (`per-task`, `multi-task`) take no place from methods; they have one only where there
+    /// is nothing else. `None` where the group has no place or lacks the metric.
     pub fn rank(&self, group: usize, metric: Metric) -> Option<usize> {
+        let only_bounds = self.groups.iter().all(GroupSummary::is_bound);
         let shown = |group: &GroupSummary| {
+            if group.is_bound() && !only_bounds {
+                return None;
+            }
             let mean = group.metrics.get(&metric).copied().flatten()?.mean;
             let shown = (mean * 100.0).round();
             Some(if metric.higher_is_better() {
@@ -549,6 +565,25 @@ mod tests {
         assert_eq!(ranks(Metric::Ap), [Some(1), Some(0), Some(1)]);
         assert_eq!(ranks(Metric::Forgetting), [Some(1), Some(0), Some(1)]);
         assert_eq!(stream.rank(3, Metric::Ap), None);
+    }
+
+    #[test]
+    fn bounds_take_no_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |methods: &[&str]| {
+            let runs = methods.iter().enumerate().map(|(at, method)| {
+                let rows = [50.0, 0.0, 60.0 - at as f64, 50.0];
+                record(dir.path(), &results(method, 1, &rows))
+            });
+            let summary = ReportSummary::new(&group(runs.collect()).unwrap(), None).unwrap();
+            let stream = &summary.streams[0];
+            let groups = 0..stream.groups.len();
+            groups
+                .map(|at| stream.rank(at, Metric::Ap))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(place(&["per-task", "ewc", "lwf"]), [None, Some(0), Some(1)]);
+        assert_eq!(place(&["multi-task"]), [Some(0)]);
     }
 
     #[test]

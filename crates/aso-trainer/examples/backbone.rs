@@ -62,7 +62,13 @@ impl Arguments {
                 "--arch" => arch = value,
                 "--data" => data = Some(value.into()),
                 "--out" => out = Some(value.into()),
-                "--steps" => length = Some(PretrainLength::Steps(count()? as usize)),
+                "--steps" | "--hours" if length.is_some() => {
+                    return Err("--steps and --hours exclude each other".to_owned());
+                }
+                "--steps" => match count()? {
+                    0 => return Err(wrong()),
+                    steps => length = Some(PretrainLength::Steps(steps as usize)),
+                },
                 "--hours" => match value.parse::<f64>() {
                     Ok(hours) if hours > 0.0 => length = Some(PretrainLength::Hours(hours)),
                     _ => return Err(wrong()),

@@ -42,6 +42,16 @@ impl BatchOrder {
         }
     }
 
+    /// The same without batches of similar length.
+    #[must_use]
+    pub fn ungrouped(self) -> Self {
+        Self {
+            grouping: LengthGrouping::None,
+            epoch: None,
+            ..self
+        }
+    }
+
     /// Numbers of the examples of the 0-based optimizer step `step`; an epoch's last batch may be smaller.
     ///
     /// # Panics

@@ -141,14 +141,9 @@ impl Evaluator<'_> {
         let answers = self.predictions(model, task, scope, progress)?;
         let scored = |(at, (answer, right)): (usize, (String, &Vec<String>))| {
             let source = task.sources.get(at).map_or("", String::as_str);
-            let right = right.iter().map(String::as_str);
-            let (score, expected) = task
-                .metric
-                .closest(&answer, right, source)
-                .unwrap_or_default();
             Prediction {
-                score,
-                expected: expected.to_owned(),
+                score: task.metric.best_score(&answer, right, source),
+                expected: right.first().cloned().unwrap_or_default(),
                 answer,
             }
         };

@@ -15,7 +15,7 @@ pub const PREDICTIONS: &str = "predictions";
 pub struct Prediction {
     /// What the model said.
     pub answer: String,
-    /// What it should have said; of several right answers the one that it comes closest to.
+    /// What it should have said; the first of several right answers, whichever of them the score is for.
     pub expected: String,
     /// 1 if it is right, 0 if it is wrong, or something in between where the task's metric knows more.
     pub score: f64,
@@ -58,13 +58,30 @@ pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<(), 
         })?;
         text.push(b'\n');
     }
+    write_whole(path, &text)
+}
+
+/// Lets the answers to a task after task `from` stand for those after task `to`, too (as in [`predictions_file`]).
+pub(crate) fn copy_predictions(
+    run: &Path,
+    from: Option<(usize, &str)>,
+    to: Option<(usize, &str)>,
+    task: (usize, &str),
+) -> Result<(), FilesError> {
+    let from = predictions_file(run, from, task);
+    let text = std::fs::read(&from).map_err(|source| FilesError::Io { path: from, source })?;
+    write_whole(&predictions_file(run, to, task), &text)
+}
+
+/// Writes a file and the folders that it lies in.
+fn write_whole(path: &Path, text: &[u8]) -> Result<(), FilesError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|source| FilesError::Io {
             path: folder.to_owned(),
             source,
         })?;
     }
-    atomic_write(path, &text)
+    atomic_write(path, text)
 }
 
 #[cfg(test)]

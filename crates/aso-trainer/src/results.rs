@@ -48,6 +48,9 @@ pub struct RunResults {
     pub soft_weights: Vec<Vec<WeightPoint>>,
     /// The measured similarities of each task; empty where none was measured.
     pub similarity: Vec<Vec<SimilarityPoint>>,
+    /// Fingerprint of the base model's weights; absent in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<String>,
     /// Scores on tasks that are not learned (`eval.general_tasks`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub general: Vec<GeneralScore>,
@@ -205,6 +208,7 @@ impl RunResults {
             evaluation_samples,
             soft_weights: vec![Vec::new(); count],
             similarity: vec![Vec::new(); count],
+            base_model: None,
             general: Vec::new(),
             selected: Vec::new(),
             footprint: None,

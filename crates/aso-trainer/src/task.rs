@@ -2,6 +2,7 @@
 
 use aso_data::{
     AnswerSet, EncodedExample, Example, ExampleCaps, Metric, Split, TaskData, TaskLibrary,
+    TaskSource,
 };
 
 use crate::TrainerError;
@@ -61,6 +62,11 @@ impl RunTasks {
         let stream = names
             .iter()
             .map(|name| Task::load(library, name, config, codec, vocabulary));
+        if config.train.select == Select::BestOnDev {
+            for name in &names {
+                check_dev(library.task(name)?.as_ref(), name)?;
+            }
+        }
         let general = config.eval.general_tasks.as_deref().unwrap_or_default();
         Ok(Self {
             stream: stream.collect::<Result<_, _>>()?,
@@ -71,6 +77,24 @@ impl RunTasks {
             general: evaluated(general, config)?,
         })
     }
+}
+
+/// That a task has a dev split; a warning if it is the test split.
+pub(crate) fn check_dev(source: &dyn TaskSource, task: &str) -> Result<(), TrainerError> {
+    let dev = source.load(Split::Dev)?;
+    if dev.is_empty() {
+        return Err(TrainerError::NoEvaluation {
+            task: task.to_owned(),
+            split: Split::Dev.name(),
+        });
+    }
+    if dev == source.load(Split::Test)? {
+        tracing::warn!(
+            task,
+            "dev and test are the same examples: what is chosen here is chosen on test"
+        );
+    }
+    Ok(())
 }
 
 /// The labels of a task.

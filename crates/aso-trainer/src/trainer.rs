@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::TrainerError;
 use crate::batches::BatchOrder;
 use crate::codec::TextCodec;
-use crate::config::{FrozenMode, RunConfig};
+use crate::config::{FrozenMode, RunConfig, TrainLength};
 use crate::evaluate::{Evaluator, mean_percent};
 use crate::events::{Event, Observer};
 use crate::files::{MetricsLog, RunDir, atomic_dir};
@@ -25,7 +25,7 @@ use crate::load::Loaded;
 use crate::method::{Method, MethodState, Penalty, StepInfo, Structure, TaskContext, TaskInfo};
 use crate::optimizer::{AdamWSettings, SubspaceGradients, SubspaceOptimizer};
 use crate::predictions::{
-    Prediction, general_predictions_file, predictions_file, write_predictions,
+    Prediction, copy_predictions, general_predictions_file, predictions_file, write_predictions,
 };
 use crate::results::{Footprint, GeneralScore, RunResults, Selected};
 use crate::schedule::learning_rate;
@@ -222,6 +222,7 @@ impl<M: Backbone> Trainer<M> {
         );
         results.soft_weights = self.state.soft_weights.clone();
         results.similarity = self.state.similarity.clone();
+        results.base_model = Some(self.state.base_model.clone());
         results.general = self.state.general.clone();
         results.selected = self.state.selected.clone();
         results.footprint = self.state.footprint;
@@ -299,6 +300,10 @@ impl<M: Backbone> Trainer<M> {
                 };
                 if let Some(score) = score {
                     matrix.set(after, index, score);
+                    let known = (index < after).then(|| (index, self.names[index].as_str()));
+                    let last = after_name.as_deref().map(|name| (after, name));
+                    let task = (index, self.names[index].as_str());
+                    copy_predictions(&self.dir.path, known, last, task)?;
                 }
                 continue;
             }
@@ -425,6 +430,11 @@ impl<M: Backbone> Trainer<M> {
         let settings = self.config.task_settings(&name);
         let batch_size = self.config.train.batch_size;
         let steps = settings.length.optimizer_steps(examples.len(), batch_size);
+        let steps = match (structure, settings.length) {
+            // As many as a stream makes.
+            (Structure::Joint, TrainLength::Steps(_)) => steps * tasks.len(),
+            _ => steps,
+        };
         let task = TaskInfo {
             index,
             name,
@@ -441,6 +451,10 @@ impl<M: Backbone> Trainer<M> {
             steps,
         });
         let mut order = BatchOrder::new(examples.iter().copied(), &self.config, index);
+        if structure == Structure::Joint {
+            // Prompts of one task are of similar length: grouping would part the tasks again.
+            order = order.ungrouped();
+        }
 
         let mut since_saved = Instant::now();
         for step in first_step..steps {

@@ -1,5 +1,6 @@
 //! `cargo xtask backbone`: pre-trains small models.
 
+use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -31,23 +32,30 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
-    let example = ["run", "--release", "--locked", "--workspace"];
-    let mut cargo =
+    // `cargo run` knows no --workspace, and a package built alone has other features than in all other builds.
+    let build = ["build", "--release", "--locked", "--workspace"];
+    execute(
         workspace
             .cargo()
-            .args(example)
-            .args(["--example", "backbone", "--", "--arch", &args.arch]);
+            .args(build)
+            .args(["--example", "backbone"]),
+    )?;
+    let program = workspace
+        .target_dir()
+        .join("release/examples/backbone")
+        .with_extension(env::consts::EXE_EXTENSION);
+    let mut command = workspace.shell().cmd(program).args(["--arch", &args.arch]);
     if let Some(data) = &args.data {
-        cargo = cargo.arg("--data").arg(workspace.path(data));
+        command = command.arg("--data").arg(workspace.path(data));
     }
     if let Some(hours) = args.hours {
-        cargo = cargo.args(["--hours", &hours.to_string()]);
+        command = command.args(["--hours", &hours.to_string()]);
     }
     if let Some(steps) = args.steps {
-        cargo = cargo.args(["--steps", &steps.to_string()]);
+        command = command.args(["--steps", &steps.to_string()]);
     }
     if let Some(out) = &args.out {
-        cargo = cargo.arg("--out").arg(workspace.path(out));
+        command = command.arg("--out").arg(workspace.path(out));
     }
-    execute(cargo.args(&args.example_args))
+    execute(command.args(&args.example_args))
 }

@@ -219,7 +219,7 @@ settings! {
         /// "n-lora": weight of the sum of |B_t A_t|.
         pub sparsity: f64 = 1e-3,
         /// "ewc": weight lambda of the importances.
-        pub importance: f64 = 1e3,
+        pub importance: f64 = 1e2,
         /// "ewc": what is left of earlier importances at the end of a task, 0 <= gamma <= 1.
         pub importance_decay: f64 = 1.0,
         /// "ewc" and "inf-lora": examples of a task that its importances, or its layers' inputs, are estimated
@@ -319,6 +319,12 @@ impl MethodName {
     /// Whether both halves of an adapter train; otherwise A is set and B trains alone.
     pub fn trains_a(self) -> bool {
         !matches!(self, Self::InfLora | Self::SeqFt)
+    }
+
+    /// Whether it is no method of continual learning but a bound for them: it has an adapter for each task, or sees all tasks at
+    /// once.
+    pub fn is_bound(self) -> bool {
+        matches!(self.structure(), Structure::PerTask | Structure::Joint)
     }
 
     /// How its adapters hang together.

@@ -9,6 +9,8 @@ use aso_hub::ModelId;
 use aso_lora::TargetModules;
 
 use crate::embedded::{EmbeddedModel, MODELS};
+use crate::method::Structure;
+use crate::trainer::JOINT;
 
 use super::{
     AttributionPreset, ConfigError, DataFormat, ModelSettings, ModelSource, Origin, RunConfig,
@@ -234,7 +236,7 @@ fn data(config: &RunConfig) -> Result<(), Violation> {
 fn stream(config: &RunConfig) -> Result<(), Violation> {
     let tasks = tasks(config)?;
     for task in config.eval.general_tasks.iter().flatten() {
-        if tasks.contains(task) {
+        if tasks.iter().any(|known| known.eq_ignore_ascii_case(task)) {
             let found = format!("\"{task}\", which is learned");
             let expected = "tasks that are not in the stream";
             return Err(Violation::new("eval.general_tasks", expected, found));
@@ -242,7 +244,8 @@ fn stream(config: &RunConfig) -> Result<(), Violation> {
     }
     for (task, own) in &config.stream.overrides {
         let section = format!("stream.overrides.{task}");
-        if !tasks.contains(task) {
+        let joint = config.method.name.structure() == Structure::Joint && task == JOINT;
+        if !joint && !tasks.contains(task) {
             let expected = format!("a task of the stream ({})", tasks.join(", "));
             return Err(Violation::new(section, expected, format!("\"{task}\"")));
         }

@@ -49,7 +49,8 @@ impl<M: Backbone> Method<M> for AGem {
             return Ok(());
         }
         let examples: Vec<_> = drawn.iter().collect();
-        let reference = plain_gradient(step.model, step.codec, &examples)?;
+        let (mut reference, tokens) = plain_gradient(step.model, step.codec, &examples)?;
+        reference.scale(1.0 / tokens.max(1) as f64);
         project(gradients, reference);
         Ok(())
     }

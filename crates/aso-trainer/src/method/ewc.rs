@@ -15,8 +15,8 @@ use crate::optimizer::parameters;
 ///
 /// `CE + lambda / 2 sum_i F_i (theta_i - theta*_i)^2`, `F <- gamma F + F_t` at the end of task t,
 ///
-/// where theta* are the values after the last task and F_t is the mean over examples of the squared gradient of the cross
-/// entropy (the empirical Fisher information), without dropout, one example at a time.
+/// where theta* are the values after the last task and F_t is the mean over examples of the squared gradient of the answer's
+/// log-likelihood, the sum over its tokens (the empirical Fisher information), without dropout, one example at a time.
 #[derive(Debug, Clone)]
 pub struct Ewc {
     lambda: f64,
@@ -81,7 +81,8 @@ impl<M: Backbone> Method<M> for Ewc {
         let chosen = context.some(self.examples);
         let mut fisher: BTreeMap<String, Tensor<2>> = BTreeMap::new();
         for example in &chosen {
-            let gradients = plain_gradient(model, context.codec, &[*example])?;
+            // The likelihood of the whole answer: a mean over its tokens would make long answers count less.
+            let (gradients, _) = plain_gradient(model, context.codec, &[*example])?;
             for (name, gradient) in gradients.iter() {
                 let square = gradient.clone().square();
                 let sum = match fisher.remove(name) {

@@ -70,6 +70,14 @@ impl Memory {
                 choose(&all, (all.len() as f64 * ratio).ceil() as usize)
             }
         };
+        if 2 * chosen.len() > examples.len() && matches!(self.size, MemorySize::PerClass(_)) {
+            tracing::warn!(
+                task,
+                kept = chosen.len(),
+                of = examples.len(),
+                "most answers differ, so `memory_per_class` keeps most examples: `memory_ratio` sets a share"
+            );
+        }
         self.kept.extend(chosen.into_iter().map(|at| Kept {
             source: examples[at].source.clone(),
             target: examples[at].target.clone(),

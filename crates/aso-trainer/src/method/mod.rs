@@ -291,18 +291,18 @@ pub trait Method<M: Backbone> {
     }
 }
 
-/// The gradient of the mean cross entropy of a batch, without dropout: what EWC and A-GEM look at.
+/// The gradient of the summed cross entropy of a batch, without dropout, and its number of target tokens: what EWC and A-GEM
+/// look at.
 pub(crate) fn plain_gradient<M: Backbone>(
     model: &M,
     codec: &TextCodec,
     examples: &[&EncodedExample],
-) -> Result<SubspaceGradients, BackboneError> {
+) -> Result<(SubspaceGradients, usize), BackboneError> {
     let batch = codec.batch(examples)?;
     let (logits, labels) = model.answer_logits(&batch, &ForwardContext::training(None));
     let loss = SequenceCrossEntropy::default().forward(logits, &labels);
-    let mut gradients = SubspaceGradients::collect(model, &mut loss.sum.backward());
-    gradients.scale(1.0 / loss.tokens.max(1) as f64);
-    Ok(gradients)
+    let gradients = SubspaceGradients::collect(model, &mut loss.sum.backward());
+    Ok((gradients, loss.tokens))
 }
 
 /// The method that a configuration names.

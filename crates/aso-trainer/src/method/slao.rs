@@ -143,7 +143,8 @@ fn merge(merged: &[f32], new: &[f32], rate: f32) -> Vec<f32> {
     pairs.map(|(old, new)| old + rate * (new - old)).collect()
 }
 
-/// `Q^T` of the QR decomposition of the transpose of `a: [rank, width]`, row-major.
+/// `Q^T` of the QR decomposition of the transpose of `a: [rank, width]`, row-major. Rows beyond the width, which nothing is left to
+/// be orthogonal for, are zero.
 fn orthonormal_rows(a: &[f32], rank: usize, width: usize) -> Vec<f32> {
     let transposed = DMatrix::from_fn(width, rank, |row, column| {
         f64::from(a[column * width + row])
@@ -151,7 +152,7 @@ fn orthonormal_rows(a: &[f32], rank: usize, width: usize) -> Vec<f32> {
     let q = transposed.qr().q();
     (0..rank)
         .flat_map(|column| (0..width).map(move |row| (row, column)))
-        .map(|at| q[at] as f32)
+        .map(|at| q.get(at).map_or(0.0, |value| *value as f32))
         .collect()
 }
 
@@ -180,6 +181,14 @@ mod tests {
                 prop_assert!((inside - dot(row, row)).abs() < 1e-4 * dot(row, row).max(1.0));
             }
         }
+    }
+
+    #[test]
+    fn rows_beyond_the_width_are_zero() {
+        let q = orthonormal_rows(&[1.0, 0.0, 1.0, 1.0, 0.5, 2.0], 3, 2);
+        let product = q[0] * q[2] + q[1] * q[3];
+        assert!(product.abs() < 1e-6 && (q[0].hypot(q[1]) - 1.0).abs() < 1e-6);
+        assert_eq!(q[4..], [0.0, 0.0]);
     }
 
     #[test]

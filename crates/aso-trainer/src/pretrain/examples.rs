@@ -130,27 +130,30 @@ impl Examples {
         accuracy(model, &self.form.codec, items.collect()).map(Some)
     }
 
-    /// The batch of step `step` (from 1), in which text has about the share `text_share`. Steps are asked for in
+    /// The batch of step `step` (from 1). `text_share` is about the share of text in a step. Steps are asked for in
     /// order, but may begin anywhere.
     pub(super) fn batch(
         &mut self,
         step: usize,
-        text_share: f64,
+        text_share: impl Fn(usize) -> f64,
     ) -> Result<TokenBatch, PretrainError> {
-        let (form, share) = (&self.form, text_share.clamp(0.0, 1.0));
+        let form = &self.form;
+        let share = |step| text_share(step).clamp(0.0, 1.0);
         let examples = match &mut self.source {
             Source::Generated(generated) => {
                 // What a run before drew is drawn again.
-                for _ in generated.done + 1..step {
-                    generated.draw(form, share)?;
+                for before in generated.done + 1..step {
+                    generated.draw(form, share(before))?;
                 }
                 generated.done = step;
-                generated.draw(form, share)?
+                generated.draw(form, share(step))?
             }
-            Source::Corpus(texts) => (0..form.rows)
-                .into_par_iter()
-                .map(|row| texts.draw(form, share, (step * form.rows + row) as u64))
-                .collect::<Result<_, _>>()?,
+            Source::Corpus(texts) => {
+                let share = share(step);
+                let row = |row| texts.draw(form, share, (step * form.rows + row) as u64);
+                let rows = (0..form.rows).into_par_iter().map(row);
+                rows.collect::<Result<_, _>>()?
+            }
         };
         Ok(form.codec.batch(&examples.iter().collect::<Vec<_>>())?)
     }

@@ -15,8 +15,10 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::examples::Examples;
-use super::{CHECKPOINT_EVERY, PretrainConfig, PretrainError, PretrainLength, PretrainProgress};
-use crate::files::{FilesError, atomic_dir, atomic_write, read_json, write_json};
+use super::{
+    CHECKPOINT_EVERY, PretrainConfig, PretrainData, PretrainError, PretrainLength, PretrainProgress,
+};
+use crate::files::{FilesError, RunLock, atomic_dir, atomic_write, read_json, write_json};
 
 /// Steps between two reports.
 const REPORT_EVERY: usize = 50;
@@ -54,16 +56,18 @@ impl Parameters for aso_backbones::llama::LlamaForCausalLm {
 
 /// What a fit is about.
 pub(super) struct Fitting<'a> {
-    pub(super) config: &'a PretrainConfig,
-    pub(super) tokenizer: &'a [u8],
-    pub(super) keep: Option<&'a Path>,
-    pub(super) stop: &'a AtomicBool,
+    config: &'a PretrainConfig,
+    keep: Option<&'a Path>,
+    stop: &'a AtomicBool,
+    /// SHA-256 of settings, tokenizer and texts.
+    run: String,
+    _lock: Option<RunLock>,
 }
 
 /// Where a pre-training stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct State {
-    /// SHA-256 of settings and tokenizer.
+    /// [`Fitting::run`].
     run: String,
     /// Steps done.
     step: usize,
@@ -73,7 +77,41 @@ struct State {
     checkpoint: String,
 }
 
-impl Fitting<'_> {
+impl<'a> Fitting<'a> {
+    /// Locks the folder `keep`, which is made if need be.
+    pub(super) fn new(
+        config: &'a PretrainConfig,
+        data: &PretrainData,
+        tokenizer: &[u8],
+        keep: Option<&'a Path>,
+        stop: &'a AtomicBool,
+    ) -> Result<Self, PretrainError> {
+        let mut hash = Sha256::new();
+        hash.update(format!("{config:?}"));
+        hash.update(tokenizer);
+        if let PretrainData::Corpus(corpus) = data {
+            for text in corpus.texts() {
+                hash.update((text.len() as u64).to_le_bytes());
+                hash.update(text);
+            }
+        }
+        let run = hash.finalize();
+        let lock = |dir: &Path| {
+            std::fs::create_dir_all(dir).map_err(|source| FilesError::Io {
+                path: dir.to_owned(),
+                source,
+            })?;
+            RunLock::acquire(dir)
+        };
+        Ok(Self {
+            config,
+            keep,
+            stop,
+            run: run.iter().map(|byte| format!("{byte:02x}")).collect(),
+            _lock: keep.map(lock).transpose()?,
+        })
+    }
+
     /// Trains all parameters. `None` if it was stopped.
     pub(super) fn fit<M: Backbone + Module + Parameters>(
         &self,
@@ -128,7 +166,7 @@ impl Fitting<'_> {
             }
             // Before the number of steps is known only the first of them have been made.
             let known = steps.unwrap_or(usize::MAX);
-            let batch = examples.batch(step, config.text_share_at(step, known))?;
+            let batch = examples.batch(step, |step| config.text_share_at(step, known))?;
             let rates = config.rates_at(step, known);
             let dropout = DropoutStream::new(config.seed, 0, step as u64, 0);
             let loss = update(&mut model, &mut optimizer, &batch, dropout, rates);
@@ -138,34 +176,24 @@ impl Fitting<'_> {
             }
             sum += loss;
             since += 1;
-            if since == REPORT_EVERY || Some(step) == steps {
-                let tested = step.is_multiple_of(CHECKPOINT_EVERY) || Some(step) == steps;
+            let saved = step.is_multiple_of(CHECKPOINT_EVERY) || Some(step) == steps;
+            if saved || step.is_multiple_of(REPORT_EVERY) {
                 report(PretrainProgress {
                     step,
                     steps,
                     loss: sum / since as f64,
-                    accuracy: match tested {
+                    accuracy: match saved {
                         true => examples.accuracy(&model)?,
                         false => None,
                     },
                 });
                 (sum, since) = (0.0, 0);
             }
-            if step.is_multiple_of(CHECKPOINT_EVERY) && Some(step) != steps {
+            if saved {
                 self.write(&model, &optimizer, json, step, steps)?;
             }
         }
         Ok(Some(model))
-    }
-
-    fn fingerprint(&self) -> String {
-        let mut hash = Sha256::new();
-        hash.update(format!("{:?}", self.config));
-        hash.update(self.tokenizer);
-        hash.finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
     }
 
     fn read(&self) -> Result<Option<State>, PretrainError> {
@@ -176,7 +204,7 @@ impl Fitting<'_> {
             return Ok(None);
         }
         let state: State = read_json(&path)?;
-        if state.run == self.fingerprint() {
+        if state.run == self.run {
             Ok(Some(state))
         } else {
             Err(PretrainError::OtherRun { path })
@@ -192,10 +220,6 @@ impl Fitting<'_> {
         steps: Option<usize>,
     ) -> Result<(), PretrainError> {
         let Some(keep) = self.keep else { return Ok(()) };
-        std::fs::create_dir_all(keep).map_err(|source| PretrainError::Io {
-            path: keep.to_owned(),
-            source,
-        })?;
         let name = format!("checkpoint-{step}");
         atomic_dir(&keep.join(&name), |dir| {
             write_json(&dir.join("config.json"), json)?;
@@ -210,7 +234,7 @@ impl Fitting<'_> {
                 })
         })?;
         let state = State {
-            run: self.fingerprint(),
+            run: self.run.clone(),
             step,
             steps,
             checkpoint: name.clone(),

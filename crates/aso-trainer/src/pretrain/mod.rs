@@ -337,7 +337,7 @@ impl PretrainConfig {
 
 /// Pre-trains a model. `report` is called every 50 steps and at the end.
 ///
-/// With `keep` the state is saved in that folder every [`CHECKPOINT_EVERY`] steps, and when `stop` is set; a later call
+/// With `keep` the state is saved in that folder every [`CHECKPOINT_EVERY`] steps, at the end, and when `stop` is set; a later call
 /// with the same configuration and data goes on from there and ends with the same weights.
 ///
 /// Returns `None` if it was stopped.
@@ -370,12 +370,7 @@ pub fn pretrain(
     };
     let text = tokenizer::parse(&tokenizer)?;
     let vocabulary = text.vocab_size();
-    let fitting = Fitting {
-        config,
-        tokenizer: &tokenizer,
-        keep,
-        stop,
-    };
+    let fitting = Fitting::new(config, data, &tokenizer, keep, stop)?;
     let (mut json, parameters);
     match &config.model {
         PretrainModel::T5 {

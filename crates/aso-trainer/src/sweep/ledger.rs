@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use aso_backbones::checkpoint::Checkpoint;
 use serde::{Deserialize, Serialize};
 
 use super::{PlannedRun, SweepError};
-use crate::RunResults;
+use crate::config::ModelSource;
 use crate::files::write_json;
 use crate::metrics::Spread;
 use crate::results::Timings;
 use crate::run::RunStatus;
+use crate::{RunResults, TrainerError};
 
 /// The results of a sweep, in its directory.
 pub const SWEEP_FILE: &str = "sweep.json";
@@ -159,14 +161,16 @@ pub struct Ledger<'a> {
     records: Vec<RunRecord>,
     timings: BTreeMap<String, Timings>,
     orders: BTreeMap<String, Vec<String>>,
+    /// Fingerprints of model folders, each read once.
+    models: BTreeMap<PathBuf, String>,
 }
 
 impl<'a> Ledger<'a> {
     /// Looks at the directories of all runs below `out`. Nothing is written.
     ///
     /// # Errors
-    /// [`SweepError::Unusable`] with the first directory that holds another configuration, or something
-    /// else than a run.
+    /// [`SweepError::Unusable`] with the first directory that holds another configuration, a finished run on another base
+    /// model than its folder holds now, or something else than a run.
     pub fn open(runs: &'a [PlannedRun], out: &Path) -> Result<Self, SweepError> {
         let mut orders = BTreeMap::new();
         let mut records = Vec::with_capacity(runs.len());
@@ -192,6 +196,7 @@ impl<'a> Ledger<'a> {
             records,
             timings: BTreeMap::new(),
             orders,
+            models: BTreeMap::new(),
         };
         (0..runs.len()).try_for_each(|index| ledger.refresh(index))?;
         Ok(ledger)
@@ -208,7 +213,31 @@ impl<'a> Ledger<'a> {
         record.status = status.into();
         record.error = None;
         if status == RunStatus::Finished {
-            let results = RunResults::read(&self.out.join(&run.directory))?;
+            let dir = self.out.join(&run.directory);
+            let results = RunResults::read(&dir)?;
+            if let (Some(expected), ModelSource::Folder(model)) =
+                (&results.base_model, run.config.model.source())
+            {
+                let unusable = |source: TrainerError| SweepError::Unusable {
+                    run: run.directory.clone(),
+                    source: Box::new(source),
+                };
+                if !self.models.contains_key(model) {
+                    let checkpoint = Checkpoint::open(model);
+                    let found = checkpoint
+                        .and_then(|checkpoint| checkpoint.fingerprint())
+                        .map_err(|error| unusable(error.into()))?;
+                    self.models.insert(model.to_owned(), found);
+                }
+                let found = &self.models[model];
+                if expected != found {
+                    return Err(unusable(TrainerError::OtherModel {
+                        path: dir,
+                        expected: expected.clone(),
+                        found: found.clone(),
+                    }));
+                }
+            }
             record.metrics = Metrics::from(&results);
             self.timings.insert(run.directory.clone(), results.timings);
         }

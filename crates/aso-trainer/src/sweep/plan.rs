@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aso_backbones::AutoConfig;
-use aso_data::{OrderPreset, Split, TaskSource, task_files_order};
+use aso_data::{OrderPreset, task_files_order};
 use toml::{Table, Value};
 
 use super::SweepError;
 use super::file::{MethodSpec, OrderSpec, SweepFile};
 use crate::TrainerError;
 use crate::config::load::{Overlay, Source, dotted};
-use crate::config::{ConfigError, ModelSource, Origin, RunConfig};
+use crate::config::{ConfigError, ModelSource, Origin, RunConfig, Select};
 use crate::load::open_library;
 use crate::run::{self, RunStatus};
+use crate::task::check_dev;
 
 /// The name of the order where the file gives none.
 const BASE_ORDER: &str = "stream";
@@ -523,8 +524,9 @@ impl PlannedRun {
     }
 }
 
-/// Checks, before anything starts, that the models and tasks of all runs are there. With `dev`, also that
-/// every task has a dev split; a task whose dev and test examples are the same is reported as a warning.
+/// Checks, before anything starts, that the models and tasks of all runs are there, those among them that are evaluated
+/// only included. With `dev`, and where adapters are chosen on dev, also that every task of the stream has a dev split; a task whose dev and
+/// test examples are the same is reported as a warning.
 ///
 /// # Errors
 /// [`SweepError::Unusable`] names the first run that could not start.
@@ -543,12 +545,15 @@ pub fn check_inputs(runs: &[PlannedRun], dev: bool) -> Result<(), SweepError> {
             models.push(dir);
         }
         let data = &run.config.data;
-        let stream = run.config.tasks()?;
-        let fresh: Vec<String> = stream
-            .into_iter()
-            .filter(|task| {
-                !tasks.iter().any(|(format, path, known)| {
-                    (*format, path, known) == (data.format, &data.path, task)
+        let dev = dev || run.config.train.select == Select::BestOnDev;
+        let stream = run.config.tasks()?.into_iter().map(|task| (task, dev));
+        let general = run.config.eval.general_tasks.iter().flatten();
+        let general = general.map(|task| (task.clone(), false));
+        let fresh: Vec<(String, bool)> = stream
+            .chain(general)
+            .filter(|(task, dev)| {
+                !tasks.iter().any(|(format, path, known, checked)| {
+                    (*format, path, known) == (data.format, &data.path, task) && checked >= dev
                 })
             })
             .collect();
@@ -556,32 +561,15 @@ pub fn check_inputs(runs: &[PlannedRun], dev: bool) -> Result<(), SweepError> {
             continue;
         }
         let library = open_library(data).map_err(unusable)?;
-        for task in fresh {
+        for (task, dev) in fresh {
             let source = library
                 .task(&task)
                 .map_err(|error| unusable(error.into()))?;
             if dev {
                 check_dev(source.as_ref(), &task).map_err(unusable)?;
             }
-            tasks.push((data.format, data.path.clone(), task));
+            tasks.push((data.format, data.path.clone(), task, dev));
         }
-    }
-    Ok(())
-}
-
-fn check_dev(source: &dyn TaskSource, task: &str) -> Result<(), TrainerError> {
-    let dev = source.load(Split::Dev)?;
-    if dev.is_empty() {
-        return Err(TrainerError::NoEvaluation {
-            task: task.to_owned(),
-            split: Split::Dev.name(),
-        });
-    }
-    if dev == source.load(Split::Test)? {
-        tracing::warn!(
-            task,
-            "dev and test are the same examples: what is chosen here is chosen on test"
-        );
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Pre-training on the texts of a data folder, whose labels are never looked at.
+//! Pre-training on the texts of a data folder, whose labels are not used.
 //!
 //! A small model on a few megabytes of text learns neither words nor reading by predicting text alone. What helps:
 //! token vectors that start from co-occurrence statistics, and items made from the texts that

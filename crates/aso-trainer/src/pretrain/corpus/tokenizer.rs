@@ -1,11 +1,17 @@
 //! A tokenizer for a corpus.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use aso_backbones::ModelKind;
 use aso_data::TextTokenizer;
 use serde_json::{Value, json};
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::BpeTrainer;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{
+    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer, Tokenizer,
+};
 
 use super::super::PretrainError;
 use super::super::tokenizer::{Layout, metaspace, sentinel_tokens, special_tokens};
@@ -42,17 +48,32 @@ pub(in crate::pretrain) fn tokenizer_json(
     };
     let mut tokenizer = Tokenizer::from_bytes(&json).map_err(failed)?;
     let tokens = special.iter().map(|token| AddedToken::from(*token, true));
+    // Line breaks stand between the parts of a prompt and in most texts; behind every text one is learned.
+    let lines: Vec<String> = texts.iter().map(|text| format!("{text}\n")).collect();
+    let alphabet = alphabet(&tokenizer, &lines).map_err(failed)?;
+    let needed = special.len() + sentinels + alphabet.len();
+    let Some(pieces) = vocabulary
+        .checked_sub(sentinels)
+        .filter(|_| needed <= vocabulary)
+    else {
+        return Err(PretrainError::Tokenizer {
+            problem: format!(
+                "a vocabulary of {vocabulary} tokens; special tokens, sentinels and characters alone are {needed}"
+            ),
+        });
+    };
     let trainer = BpeTrainer::builder()
-        .vocab_size(vocabulary - sentinels)
+        .vocab_size(pieces)
         .min_frequency(3)
-        .limit_alphabet(256)
+        .initial_alphabet(alphabet.into_iter().collect())
+        .limit_alphabet(ALPHABET)
         .special_tokens(tokens.collect())
         .show_progress(false)
         .build();
     let mut trainer = TrainerWrapper::from(trainer);
-    // Line breaks occur between the parts of a prompt, not in texts; behind every text one is learned.
-    let lines = texts.iter().map(|text| format!("{text}\n"));
-    tokenizer.train(&mut trainer, lines).map_err(failed)?;
+    tokenizer
+        .train(&mut trainer, lines.iter())
+        .map_err(failed)?;
     let mut model =
         serde_json::to_value(tokenizer.get_model()).map_err(|error| PretrainError::Tokenizer {
             problem: error.to_string(),
@@ -68,6 +89,37 @@ pub(in crate::pretrain) fn tokenizer_json(
     let json = layout.document(pre_tokenizer, model);
     TextTokenizer::from_bytes(&json)?;
     Ok(json)
+}
+
+/// Characters that are pieces of their own, at most.
+const ALPHABET: usize = 256;
+
+/// The most frequent characters of the texts as the tokenizer sees them; of equally frequent ones the first. The trainer's own choice among
+/// those depends on the order of a hash map.
+fn alphabet(tokenizer: &Tokenizer, texts: &[String]) -> tokenizers::Result<Vec<char>> {
+    let mut counts: BTreeMap<char, usize> = BTreeMap::new();
+    for text in texts {
+        let mut normalized = NormalizedString::from(text.as_str());
+        if let Some(normalizer) = tokenizer.get_normalizer() {
+            normalizer.normalize(&mut normalized)?;
+        }
+        let mut pieces = PreTokenizedString::from(normalized);
+        if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pieces)?;
+        }
+        for (piece, ..) in pieces.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
+            for character in piece.chars() {
+                *counts.entry(character).or_default() += 1;
+            }
+        }
+    }
+    let mut characters: Vec<(char, usize)> = counts.into_iter().collect();
+    characters.sort_by_key(|(_, count)| Reverse(*count));
+    characters.truncate(ALPHABET);
+    Ok(characters
+        .into_iter()
+        .map(|(character, _)| character)
+        .collect())
 }
 
 #[cfg(test)]
@@ -86,6 +138,22 @@ mod tests {
             .take(30)
             .map(ToString::to_string)
             .collect()
+    }
+
+    /// More characters than there is room for, all of them equally frequent.
+    #[test]
+    fn the_alphabet_is_always_the_same() {
+        let rare: String = ('\u{4e00}'..).take(400).collect();
+        let texts = [texts(), vec![rare; 3]].concat();
+        let first = tokenizer_json(&texts, ModelKind::Causal, 600, 0).unwrap();
+        for _ in 0..3 {
+            assert!(first == tokenizer_json(&texts, ModelKind::Causal, 600, 0).unwrap());
+        }
+        let small = tokenizer_json(&texts, ModelKind::EncoderDecoder, 100, 8).unwrap_err();
+        assert!(
+            small.to_string().contains("a vocabulary of 100 tokens"),
+            "{small}"
+        );
     }
 
     #[test]
