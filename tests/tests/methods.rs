@@ -5,6 +5,7 @@
 mod common;
 mod witness;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -116,6 +117,26 @@ fn terms_of_weight_zero_leave_no_trace() {
     for (name, found) in [("o-lora", o_lora), ("n-lora", n_lora)] {
         assert!(found == inc, "{name} differs from inc-lora");
     }
+}
+
+/// With a frozen A only B leaves where it started, and B is learned.
+#[test]
+fn a_frozen_a_stays_as_it_was_drawn() {
+    let start = learn(MethodName::IncLora, |c| c.train.lr = 1e-12);
+    let frozen = learn(MethodName::IncLora, |c| c.lora.freeze_a = true);
+    let both = learn(MethodName::IncLora, |_| {});
+    let half = |left: &Left, name: &str| -> BTreeMap<String, Vec<u8>> {
+        let (_, bytes) = &left.0[0];
+        let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        let tensors = file.tensors().into_iter();
+        let wanted = tensors.filter(|(key, _)| key.contains(name));
+        wanted
+            .map(|(key, tensor)| (key, tensor.data().to_vec()))
+            .collect()
+    };
+    assert_eq!(half(&frozen, "lora_A"), half(&start, "lora_A"));
+    assert_ne!(half(&both, "lora_A"), half(&start, "lora_A"));
+    assert_ne!(half(&frozen, "lora_B"), half(&start, "lora_B"));
 }
 
 /// As many steps as the stream makes, from all tasks, with settings of its own.

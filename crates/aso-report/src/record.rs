@@ -128,12 +128,16 @@ impl RunRecord {
             true => Some(read_similarity(&similarity_file)?),
             false => None,
         };
+        let config = flatten(&config_file, &config_text)?;
+        let frozen = config
+            .get("lora.freeze_a")
+            .is_some_and(|value| value == "true");
         Ok(Self {
             dir: dir.to_owned(),
-            config: flatten(&config_file, &config_text)?,
+            trainable_parameters: trainable_parameters(dir, &results, frozen)?,
+            config,
             config_text,
             steps,
-            trainable_parameters: trainable_parameters(dir, &results)?,
             similarity,
             started: modified(&config_file)
                 .or_else(|| modified(&dir.join(RESULTS_FILE)))
@@ -359,13 +363,16 @@ fn read_steps(path: &Path, tasks: &[String]) -> Result<Vec<StepRecord>, ReportEr
     Ok(steps)
 }
 
-/// Elements of all trained tensors in the adapter of the last task that has one.
-fn trainable_parameters(dir: &Path, results: &RunResults) -> Result<Option<u64>, ReportError> {
+/// Elements of all trained tensors in the adapter of the last task that has one; `frozen` if A was not trained.
+fn trainable_parameters(
+    dir: &Path,
+    results: &RunResults,
+    frozen: bool,
+) -> Result<Option<u64>, ReportError> {
     let mut known = MethodName::ALL.into_iter();
     let method = known.find(|method| method.as_str() == results.method);
-    let fixed = method
-        .is_some_and(|method| !method.trains_a())
-        .then_some("lora_A");
+    let frozen = frozen || method.is_some_and(|method| !method.trains_a());
+    let fixed = frozen.then_some("lora_A");
     let files = results.tasks.iter().enumerate().rev();
     let mut files =
         files.map(|(index, task)| adapter_dir(dir, index, task).join("adapter_model.safetensors"));

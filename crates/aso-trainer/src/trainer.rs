@@ -661,7 +661,7 @@ impl<M: Backbone> Trainer<M> {
             ));
         }
 
-        if !self.method.trains_a() {
+        if self.config.lora.freeze_a || !self.method.trains_a() {
             gradients.retain(|name| !name.ends_with(".lora_A"));
         }
         self.method.adjust(&info, &mut gradients)?;

@@ -597,6 +597,7 @@ mod tests {
             ("[lora]\nrank = 0", "lora.rank"),
             ("[lora]\nalpha = 0", "lora.alpha"),
             ("[lora]\ndropout = nan", "lora.dropout"),
+            ("[lora]\nfreeze_a = true", "lora.freeze_a"),
             ("[lora]\ntarget_modules = []", "lora.target_modules"),
             ("[data]\npath = \"x\"", "data.path"),
             ("[data]\nformat = \"jsonl\"", "data.path"),

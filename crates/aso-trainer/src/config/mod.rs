@@ -94,6 +94,9 @@ settings! {
         #[sample = "\"all-linear\""]
         #[serde(deserialize_with = "load::target_modules")]
         pub target_modules: Option<TargetModules> = None,
+        /// Train B alone, with A as drawn (LoRA-FA, Zhang et al. 2023). Not with "aso-lora" and "o-lora", whose penalty acts
+        /// on A.
+        pub freeze_a: bool = false,
         /// How the frozen subspaces run: "folded" into the base weights (step time independent of
         /// the number of tasks) or as a "stack" beside them. Both give the same outputs.
         pub frozen: FrozenMode = FrozenMode::Folded,
@@ -316,7 +319,7 @@ impl MethodName {
         Self::MultiTask,
     ];
 
-    /// Whether both halves of an adapter train; otherwise A is set and B trains alone.
+    /// Whether both halves of an adapter train, unless `lora.freeze_a` is set; otherwise A is set and B trains alone.
     pub fn trains_a(self) -> bool {
         !matches!(self, Self::InfLora | Self::SeqFt)
     }

@@ -13,8 +13,8 @@ use crate::method::Structure;
 use crate::trainer::JOINT;
 
 use super::{
-    AttributionPreset, ConfigError, DataFormat, ModelSettings, ModelSource, Origin, RunConfig,
-    TapStack,
+    AttributionPreset, ConfigError, DataFormat, MethodName, ModelSettings, ModelSource, Origin,
+    RunConfig, TapStack,
 };
 
 /// A value that makes no sense.
@@ -173,6 +173,11 @@ fn lora(config: &RunConfig) -> Result<(), Violation> {
         "a number above 0",
     )?;
     within("lora.dropout", lora.dropout, 0.0..1.0, PROBABILITY)?;
+    let method = config.method.name;
+    if lora.freeze_a && matches!(method, MethodName::AsoLora | MethodName::OLora) {
+        let expected = format!("false with method \"{method}\", whose penalty acts on A");
+        return Err(Violation::new("lora.freeze_a", expected, "true"));
+    }
     match &lora.target_modules {
         Some(TargetModules::Names(names)) if names.is_empty() => Err(Violation::new(
             "lora.target_modules",
