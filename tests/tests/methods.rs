@@ -161,6 +161,10 @@ fn all_tasks_at_once_learn_as_long_as_one_after_another() {
         .map(|line| line["lr"].as_f64().unwrap())
         .collect();
     assert_eq!(rates, [0.0123; 6]);
+    // Batches of similar length would be batches of one task.
+    let grouped = learn(MethodName::MultiTask, |c| c.train.length_grouping = true);
+    let mixed = learn(MethodName::MultiTask, |c| c.train.length_grouping = false);
+    assert!(grouped == mixed);
 }
 
 /// Answers lie beside every score, also where a task's own adapter has not changed since.

@@ -64,9 +64,7 @@ impl Metric {
             ),
         }
     }
-}
 
-impl Metric {
     /// The [`score`](Self::score) against the one of several right answers that the answer comes closest to; 0 without any.
     /// Super-NaturalInstructions scores so (Wang et al. 2022, `compute_metrics.py`).
     ///

@@ -215,29 +215,7 @@ impl<'a> Ledger<'a> {
         if status == RunStatus::Finished {
             let dir = self.out.join(&run.directory);
             let results = RunResults::read(&dir)?;
-            if let (Some(expected), ModelSource::Folder(model)) =
-                (&results.base_model, run.config.model.source())
-            {
-                let unusable = |source: TrainerError| SweepError::Unusable {
-                    run: run.directory.clone(),
-                    source: Box::new(source),
-                };
-                if !self.models.contains_key(model) {
-                    let checkpoint = Checkpoint::open(model);
-                    let found = checkpoint
-                        .and_then(|checkpoint| checkpoint.fingerprint())
-                        .map_err(|error| unusable(error.into()))?;
-                    self.models.insert(model.to_owned(), found);
-                }
-                let found = &self.models[model];
-                if expected != found {
-                    return Err(unusable(TrainerError::OtherModel {
-                        path: dir,
-                        expected: expected.clone(),
-                        found: found.clone(),
-                    }));
-                }
-            }
+            check_model(run, &dir, &results, &mut self.models)?;
             record.metrics = Metrics::from(&results);
             self.timings.insert(run.directory.clone(), results.timings);
         }
@@ -334,6 +312,33 @@ impl<'a> Ledger<'a> {
 /// The spread of values of which none may be missing.
 fn spread(values: impl Iterator<Item = Option<f64>>) -> Option<Spread> {
     Spread::of(&values.collect::<Option<Vec<f64>>>()?)
+}
+
+/// Refuses the results of a run whose model folder holds other weights now. `models` are fingerprints that are known.
+fn check_model(
+    run: &PlannedRun,
+    dir: &Path,
+    results: &RunResults,
+    models: &mut BTreeMap<PathBuf, String>,
+) -> Result<(), SweepError> {
+    let (Some(expected), ModelSource::Folder(model)) =
+        (&results.base_model, run.config.model.source())
+    else {
+        return Ok(());
+    };
+    if !models.contains_key(model) {
+        let found = Checkpoint::open(model).and_then(|checkpoint| checkpoint.fingerprint());
+        let found = found.map_err(|error| run.unusable(error.into()))?;
+        models.insert(model.to_owned(), found);
+    }
+    match &models[model] {
+        found if found == expected => Ok(()),
+        found => Err(run.unusable(TrainerError::OtherModel {
+            path: dir.to_owned(),
+            expected: expected.clone(),
+            found: found.clone(),
+        })),
+    }
 }
 
 #[cfg(test)]

@@ -515,12 +515,15 @@ impl PlannedRun {
     /// [`SweepError::Unusable`] if the run's directory holds another configuration or something else
     /// than a run.
     pub fn status(&self, out: &Path) -> Result<RunStatus, SweepError> {
-        run::status(&self.config, &out.join(&self.directory)).map_err(|source| {
-            SweepError::Unusable {
-                run: self.directory.clone(),
-                source: Box::new(source),
-            }
-        })
+        run::status(&self.config, &out.join(&self.directory)).map_err(|error| self.unusable(error))
+    }
+
+    /// Why this run cannot be started or taken over.
+    pub(super) fn unusable(&self, source: TrainerError) -> SweepError {
+        SweepError::Unusable {
+            run: self.directory.clone(),
+            source: Box::new(source),
+        }
     }
 }
 
@@ -534,10 +537,7 @@ pub fn check_inputs(runs: &[PlannedRun], dev: bool) -> Result<(), SweepError> {
     let mut models = Vec::new();
     let mut tasks = Vec::new();
     for run in runs {
-        let unusable = |source: TrainerError| SweepError::Unusable {
-            run: run.directory.clone(),
-            source: Box::new(source),
-        };
+        let unusable = |source: TrainerError| run.unusable(source);
         if let ModelSource::Folder(dir) = run.config.model.source()
             && !models.contains(&dir)
         {
