@@ -471,6 +471,39 @@ fn malformed_data() {
     run_config(dir.path(), config, &["train.jsonl", "line 2", "target"]);
 }
 
+/// The best adapter on dev cannot be chosen without dev, and is chosen on test where the two are the same.
+#[test]
+fn a_dev_split_that_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("lines/own");
+    fs::create_dir_all(&own).unwrap();
+    let write = |file: &str, answer: &str| {
+        let line = format!("{{\"input\": \"a\", \"target\": \"{answer}\"}}\n");
+        fs::write(own.join(file), line).unwrap();
+    };
+    write("train.jsonl", "b");
+    write("test.jsonl", "b");
+    let config = "[data]\nformat = \"jsonl\"\npath = \"lines\"\n[stream]\ntasks = [\"own\"]\n\
+                  [train]\nsteps = 1\nselect = \"best-on-dev\"\nselect_every = 1\n";
+    run_config(
+        dir.path(),
+        config,
+        &["task `own`", "split `dev`", "`train.select`"],
+    );
+    let file = dir.path().join("run.toml");
+    let chosen_on_test = |out: &str| {
+        let out = dir.path().join(out);
+        let output = common::run(&["run", text(&file), "--out", text(&out)]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        stderr.contains("what is chosen here is chosen on test")
+    };
+    write("dev.jsonl", "b");
+    assert!(chosen_on_test("same"));
+    write("dev.jsonl", "c");
+    assert!(!chosen_on_test("other"));
+}
+
 #[test]
 fn a_tokenizer_of_another_model() {
     let dir = tempfile::tempdir().unwrap();

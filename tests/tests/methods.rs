@@ -10,11 +10,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aso_backbones::t5::T5ForConditionalGeneration;
+use aso_backbones::{AutoModel, Backbone, ModelKind};
+use aso_data::EncodedExample;
 use aso_lora::{AdapterHost, ForwardContext};
-use aso_tests::{assert_close, fixture};
+use aso_tests::{assert_close, fixture, read_tensors};
+use aso_trainer::codec::TextCodec;
 use aso_trainer::config::{ExampleKind, MethodName, TaskOverride};
+use aso_trainer::embedded::EmbeddedModel;
 use aso_trainer::events::{Event, Observer, Silent};
-use aso_trainer::method::SeqFt;
+use aso_trainer::method::{Ewc, Method, SeqFt, TaskContext, TaskInfo};
 use aso_trainer::optimizer::SubspaceGradients;
 use aso_trainer::predictions::predictions_file;
 use aso_trainer::results::Timings;
@@ -231,6 +235,65 @@ fn every_method_goes_on_where_it_was_stopped() {
             let resumed = finish(&config, &run, true);
             assert!(resumed == whole, "{method}, stopped at step {task}.{step}");
         }
+    }
+}
+
+/// EWC's importances are the mean over examples of the squared gradient of a whole answer's log-likelihood, as PyTorch
+/// computes it.
+#[test]
+fn ewc_weighs_entries_by_their_fisher_information() {
+    let mut model = witness::stack("t5/v1_0", "t5/v1_0/adapters", "active");
+    let path = fixture("t5/v1_0/batch.json");
+    let batch: BTreeMap<String, Vec<Vec<i64>>> =
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let tokens = |row: &[i64]| -> Vec<u32> {
+        // Padding is 0, and -100 in labels.
+        let real = row.iter().filter(|id| **id > 0);
+        real.map(|id| u32::try_from(*id).unwrap()).collect()
+    };
+    let rows = batch["input_ids"].iter().zip(&batch["labels"]);
+    let examples: Vec<EncodedExample> = rows
+        .map(|(source, target)| EncodedExample {
+            source: tokens(source),
+            target: tokens(target),
+            source_removed: 0,
+            target_removed: 0,
+        })
+        .collect();
+    assert_eq!(examples.len(), 3);
+    let tokenizer = EmbeddedModel::find("demo").unwrap().tokenizer();
+    let codec = TextCodec::new(
+        ModelKind::EncoderDecoder,
+        &model.special_tokens(),
+        tokenizer.unwrap(),
+    );
+    let task = TaskInfo {
+        index: 0,
+        name: "fixture".to_owned(),
+        steps: 1,
+        settings: RunConfig::default().task_settings("fixture"),
+    };
+    let context = TaskContext {
+        task: &task,
+        examples: &examples.iter().collect::<Vec<_>>(),
+        codec: &codec,
+        seed: 1,
+    };
+    let mut ewc = Ewc::new(1.0, 1.0, examples.len());
+    ewc.end_task(&mut model, &context).unwrap();
+    let found = Method::<AutoModel>::state(&ewc).tensors;
+    let expected = read_tensors(&fixture("t5/v1_0/fisher.safetensors"));
+    assert_eq!(
+        found.len(),
+        2 * expected.len(),
+        "an importance and an anchor for each"
+    );
+    for name in expected.keys() {
+        let key = name
+            .trim_start_matches("fisher.")
+            .trim_end_matches(".weight");
+        let importance = found[&format!("{key}.importance")].clone();
+        witness::check(name, &witness::values(importance), &expected);
     }
 }
 

@@ -56,12 +56,14 @@ pub enum TrainerError {
         vocabulary: usize,
     },
     /// The split to evaluate on is empty.
-    #[error("task `{task}`: no examples in split `{split}`, which `data.eval_split` asks for")]
+    #[error("task `{task}`: no examples in split `{split}`, which {wanted_by} asks for")]
     NoEvaluation {
         /// The task.
         task: String,
         /// The split.
         split: &'static str,
+        /// The key of the configuration, or the command, that needs it.
+        wanted_by: &'static str,
     },
     /// There is nothing to choose an answer from.
     #[error(

@@ -64,7 +64,7 @@ impl RunTasks {
             .map(|name| Task::load(library, name, config, codec, vocabulary));
         if config.train.select == Select::BestOnDev {
             for name in &names {
-                check_dev(library.task(name)?.as_ref(), name)?;
+                check_dev(library.task(name)?.as_ref(), name, "`train.select`")?;
             }
         }
         let general = config.eval.general_tasks.as_deref().unwrap_or_default();
@@ -79,13 +79,18 @@ impl RunTasks {
     }
 }
 
-/// That a task has a dev split; a warning if it is the test split.
-pub(crate) fn check_dev(source: &dyn TaskSource, task: &str) -> Result<(), TrainerError> {
+/// That a task has a dev split, for what `wanted_by` chooses on it; a warning if it is the test split.
+pub(crate) fn check_dev(
+    source: &dyn TaskSource,
+    task: &str,
+    wanted_by: &'static str,
+) -> Result<(), TrainerError> {
     let dev = source.load(Split::Dev)?;
     if dev.is_empty() {
         return Err(TrainerError::NoEvaluation {
             task: task.to_owned(),
             split: Split::Dev.name(),
+            wanted_by,
         });
     }
     if dev == source.load(Split::Test)? {
@@ -162,6 +167,7 @@ impl Task {
             return Err(TrainerError::NoEvaluation {
                 task: name.to_owned(),
                 split: split.name(),
+                wanted_by: "`data.eval_split`",
             });
         }
         let limits = (data.max_source, data.max_target);

@@ -34,6 +34,15 @@ pub(crate) fn run(
             "the methods have different budgets (runs per method)"
         );
     }
+    for choice in &results.choices {
+        for key in &choice.at_edge {
+            tracing::warn!(
+                method = choice.label,
+                key,
+                "the chosen value is at the edge of its range: the best one may lie beyond"
+            );
+        }
+    }
     let decided = results.choices.iter().all(|choice| choice.chosen.is_some());
     let chosen = args.chosen.clone().unwrap_or_else(|| out.join(CHOSEN_FILE));
     if decided {

@@ -566,7 +566,7 @@ pub fn check_inputs(runs: &[PlannedRun], dev: bool) -> Result<(), SweepError> {
                 .task(&task)
                 .map_err(|error| unusable(error.into()))?;
             if dev {
-                check_dev(source.as_ref(), &task).map_err(unusable)?;
+                check_dev(source.as_ref(), &task, "`aso tune`").map_err(unusable)?;
             }
             tasks.push((data.format, data.path.clone(), task, dev));
         }

@@ -49,6 +49,8 @@ pub struct Choice {
     /// The best candidate, from 1: the highest mean AP on dev, the first of several. `None` while a run that
     /// could change the choice is not finished.
     pub chosen: Option<usize>,
+    /// The keys whose chosen value is the lowest or the highest of three or more numbers: the best one may lie beyond.
+    pub at_edge: Vec<String>,
 }
 
 /// A candidate.
@@ -84,10 +86,12 @@ pub fn choose(sweep: &Sweep, ledger: &Ledger<'_>) -> Result<TuneResults, SweepEr
                 candidate(set, ledger.records().iter().filter(of_it))
             })
             .collect();
+        let best = best(&candidates);
         choices.push(Choice {
+            at_edge: best.map_or_else(Vec::new, |best| at_edge(&candidates, best)),
             configurations: candidates.len(),
             runs: candidates.iter().map(|candidate| candidate.runs).sum(),
-            chosen: best(&candidates).map(|at| at + 1),
+            chosen: best.map(|at| at + 1),
             label,
             candidates,
         });
@@ -135,6 +139,30 @@ fn best(candidates: &[Candidate]) -> Option<usize> {
         }
     }
     best.map(|(at, _)| at)
+}
+
+/// The keys of a candidate whose numbers are the lowest or the highest of three or more that were tried.
+fn at_edge(candidates: &[Candidate], chosen: usize) -> Vec<String> {
+    let number = |value: &Value| {
+        value
+            .as_float()
+            .or(value.as_integer().map(|int| int as f64))
+    };
+    let numbers = |candidate: &Candidate| -> Vec<(String, f64)> {
+        let flat = flat(&candidate.set, Path::new(""), Path::new("")).into_iter();
+        flat.filter_map(|(key, value)| Some((key, number(&value)?)))
+            .collect()
+    };
+    let all: Vec<(String, f64)> = candidates.iter().flat_map(&numbers).collect();
+    let is_edge = |(key, value): &(String, f64)| {
+        let of_key = all.iter().filter(|(other, _)| other == key);
+        let mut tried: Vec<f64> = of_key.map(|(_, value)| *value).collect();
+        tried.sort_by(f64::total_cmp);
+        tried.dedup();
+        tried.len() >= 3 && (tried.first() == Some(value) || tried.last() == Some(value))
+    };
+    let chosen = numbers(&candidates[chosen]).into_iter();
+    chosen.filter(is_edge).map(|(key, _)| key).collect()
 }
 
 impl TuneResults {
@@ -315,6 +343,26 @@ mod tests {
         assert_eq!(best(&[scored(None, 1), scored(Some(1.0), 0)]), Some(1));
         assert_eq!(best(&[scored(None, 0), scored(Some(1.0), 0)]), None);
         assert_eq!(best(&[scored(None, 1)]), None);
+    }
+
+    #[test]
+    fn a_choice_at_the_edge_of_its_range_is_named() {
+        let candidates: Vec<Candidate> = [
+            "\"train.lr\" = 1e-3\n\"method.lambda1\" = 1\n\"lora.rank\" = 4",
+            "\"train.lr\" = 2e-3\n\"method.lambda1\" = 2\n\"lora.rank\" = 8",
+            "\"train.lr\" = 2e-3\n[method]\nlambda1 = 0.5",
+            "\"train.lr\" = 4e-3\nseed = 3",
+        ]
+        .map(|set| Candidate {
+            set: set.parse().unwrap(),
+            ..scored(Some(1.0), 0)
+        })
+        .into();
+        // Of two values either is an edge; that says nothing.
+        assert_eq!(at_edge(&candidates, 0), ["train.lr"]);
+        assert_eq!(at_edge(&candidates, 1), ["method.lambda1"]);
+        assert_eq!(at_edge(&candidates, 2), ["method.lambda1"]);
+        assert_eq!(at_edge(&candidates, 3), ["train.lr"]);
     }
 
     #[test]
