@@ -240,6 +240,11 @@ fn every_method_and_option_runs() {
             "attribution.clamp=false",
             "train.steps=4",
         ],
+        &[
+            "attribution.per_task=true",
+            "attribution.compare=alone",
+            "attribution.interval=1",
+        ],
     ];
     for (at, case) in cases.iter().enumerate() {
         let config = dir.path().join("empty.toml");

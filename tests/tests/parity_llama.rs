@@ -17,9 +17,9 @@ use aso_tests::{Tensors, assert_close, fixture, read_tensors, shared};
 use aso_trainer::optimizer::SubspaceGradients;
 use burn::tensor::{DType, Device};
 use witness::{
-    ATTRIBUTION_TOLERANCE, TOLERANCE, adapter, batch, check, check_attribution,
-    check_cached_generation, check_gradients, check_likelihoods, check_steps, completeness, expect,
-    load, mean_cross_entropy, padded_prompts, stack, values,
+    TOLERANCE, adapter, batch, check, check_attribution, check_cached_generation, check_gradients,
+    check_likelihoods, check_steps, check_tasks, completeness, expect, load, mean_cross_entropy,
+    padded_prompts, stack, values,
 };
 
 /// MHA tied, GQA with llama3 scaling untied, a window shorter than the sequence, biases, a head width of its
@@ -237,11 +237,7 @@ fn attribution_matches_an_independent_implementation() {
             check_attribution(&model, &full, &both, clamped, "aso", &tensors);
             let missing = batch(variant, "batch_missing_row.json");
             check_attribution(&model, &missing, &aso, clamped, "aso_missing_row", &tensors);
-            let tasks = aso.measure_tasks(&model, &full, 2).unwrap().unwrap();
-            let rho = tasks.tasks.iter().map(|task| task.mean().unwrap() as f32);
-            let rho: Vec<f32> = rho.collect();
-            let expected = expect(&tensors, "aso_per_task.rho");
-            assert_close("rho", &rho, expected, ATTRIBUTION_TOLERANCE);
+            check_tasks(&model, &full, &aso, &tensors);
             model.fold();
         }
     }

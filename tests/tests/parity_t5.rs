@@ -18,8 +18,8 @@ use aso_tests::{Tensors, assert_close, fixture, read_tensors, shared};
 use burn::tensor::Device;
 use witness::{
     ATTRIBUTION_TOLERANCE, TOLERANCE, adapter, batch, check, check_attribution,
-    check_cached_generation, check_gradients, check_likelihoods, check_steps, completeness, expect,
-    load, mean_cross_entropy, stack, values,
+    check_cached_generation, check_gradients, check_likelihoods, check_steps, check_tasks,
+    completeness, expect, load, mean_cross_entropy, stack, values,
 };
 
 const DIALECTS: [&str; 3] = ["t5/v1_0", "t5/v1_1", "t5/mt5"];
@@ -199,18 +199,7 @@ fn both_attribution_presets_match_an_independent_implementation() {
             check_attribution(&model, &full, &encoder, clamped, "aso_encoder", &tensors);
             let missing = batch(variant, "batch_missing_row.json");
             check_attribution(&model, &missing, &aso, clamped, "aso_missing_row", &tensors);
-            let tasks = aso.measure_tasks(&model, &full, 2).unwrap().unwrap();
-            let rho: Vec<f32> = tasks
-                .tasks
-                .iter()
-                .map(|task| task.mean().unwrap() as f32)
-                .collect();
-            assert_close(
-                "rho",
-                &rho,
-                expect(&tensors, "aso_per_task.rho"),
-                ATTRIBUTION_TOLERANCE,
-            );
+            check_tasks(&model, &full, &aso, &tensors);
             model.fold();
         }
     }

@@ -51,7 +51,19 @@ pub struct Measurement {
     pub similarity: Similarity,
 }
 
-/// Similarity of the current model and the models that lack one past task each.
+/// What stands for the current task, and what for past task k, where they are compared task by task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TaskComparison {
+    /// Every subspace; every subspace but that of task k (method.md section 3.2, options). High where subspace k does
+    /// nothing to the current task's examples.
+    #[default]
+    Without,
+    /// The active subspace alone; subspace k alone. High where both use the backbone's representations alike: the similarity of
+    /// two tasks (method.md section 3.2), on the examples of the current one.
+    Alone,
+}
+
+/// Similarity of the current task and each past task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskSimilarity {
     /// For every past task k the similarity per block; its mean is rho_k.
@@ -200,8 +212,8 @@ impl Attributor {
         }))
     }
 
-    /// Compares the current model with the models that lack one past task each:
-    /// `rho_k = mean_l Pearson(attr of all subspaces, attr of all but k)`.
+    /// Compares the current task with each past task k:
+    /// `rho_k = mean_l Pearson(attr_l of the current task, attr_l of task k)`.
     ///
     /// `None` if no row of the batch has a label.
     ///
@@ -212,17 +224,21 @@ impl Attributor {
         model: &M,
         batch: &TokenBatch,
         past_tasks: usize,
+        comparison: TaskComparison,
     ) -> Result<Option<TaskSimilarity>, BackboneError> {
-        let Some(current) = self.scores(model, batch, AdapterScope::All)? else {
+        let (scope, past): (AdapterScope, fn(usize) -> AdapterScope) = match comparison {
+            TaskComparison::Without => (AdapterScope::All, AdapterScope::WithoutFrozen),
+            TaskComparison::Alone => (AdapterScope::OnlyActive, AdapterScope::OnlyFrozen),
+        };
+        let Some(current) = self.scores(model, batch, scope)? else {
             return Ok(None);
         };
         let mut tasks = Vec::with_capacity(past_tasks);
         for task in 0..past_tasks {
-            let scope = AdapterScope::WithoutFrozen(task);
-            let Some(without) = self.scores(model, batch, scope)? else {
+            let Some(past) = self.scores(model, batch, past(task))? else {
                 return Ok(None);
             };
-            tasks.push(Similarity::between(&current, &without));
+            tasks.push(Similarity::between(&current, &past));
         }
         Ok(Some(TaskSimilarity { tasks }))
     }

@@ -27,7 +27,9 @@ mod integrated_gradients;
 mod overlap;
 mod similarity;
 
-pub use attributor::{Attributor, MAX_PATH_ROWS, Measurement, Preset, TapChoice, TaskSimilarity};
+pub use attributor::{
+    Attributor, MAX_PATH_ROWS, Measurement, Preset, TapChoice, TaskComparison, TaskSimilarity,
+};
 pub use integrated_gradients::{AttributionScores, IntegratedGradients, PathRule, RowFactor};
 pub use overlap::{principal_cosines, subspace_overlap};
 pub use similarity::{Similarity, pearson};

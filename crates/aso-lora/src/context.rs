@@ -17,6 +17,10 @@ pub enum AdapterScope {
     WithoutActive,
     /// Every subspace except frozen number `k` (0-based task order).
     WithoutFrozen(usize),
+    /// The active subspace and no other.
+    OnlyActive,
+    /// Frozen subspace number `k` and no other.
+    OnlyFrozen(usize),
     /// The untouched backbone.
     Base,
 }

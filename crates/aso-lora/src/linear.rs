@@ -263,9 +263,10 @@ impl LoraLinear {
         }
         let y = self.forward_past(x.clone(), context);
         match (&self.active, context.scope) {
-            (Some(active), AdapterScope::All | AdapterScope::WithoutFrozen(_)) => {
-                active.add_to(y, x, self.active_site, context)
-            }
+            (
+                Some(active),
+                AdapterScope::All | AdapterScope::WithoutFrozen(_) | AdapterScope::OnlyActive,
+            ) => active.add_to(y, x, self.active_site, context),
             _ => y,
         }
     }
@@ -282,7 +283,17 @@ impl LoraLinear {
             return settled(x, context.value(&self.weight));
         };
         let excluded = match context.scope {
-            AdapterScope::Base => return base(x, context.value(&self.weight)),
+            AdapterScope::Base | AdapterScope::OnlyActive => {
+                return base(x, context.value(&self.weight));
+            }
+            AdapterScope::OnlyFrozen(k) => {
+                let alone = frozen.forward_one(x.clone(), k);
+                let y = base(x, context.value(&self.weight));
+                return match alone {
+                    Some(alone) => y + alone,
+                    None => y,
+                };
+            }
             AdapterScope::WithoutFrozen(k) => frozen.forward_one(x.clone(), k),
             AdapterScope::All | AdapterScope::WithoutActive => None,
         };

@@ -84,7 +84,9 @@ proptest! {
         let mut layer = layer(seed, &ranks, active);
         let x = tensor(seed + 7, [4, D_IN]);
         let mut scopes = vec![AdapterScope::All, AdapterScope::WithoutActive, AdapterScope::Base];
+        scopes.push(AdapterScope::OnlyActive);
         scopes.extend((0..ranks.len()).map(AdapterScope::WithoutFrozen));
+        scopes.extend((0..ranks.len()).map(AdapterScope::OnlyFrozen));
         let stacked: Vec<_> = scopes
             .iter()
             .map(|&scope| layer.forward(x.clone(), &ForwardContext::inference().with_scope(scope)))
@@ -119,6 +121,38 @@ proptest! {
         close(
             whole.forward(x.clone(), &context),
             without.forward(x, &ForwardContext::inference()),
+        );
+    }
+
+    #[test]
+    fn a_subspace_alone_equals_having_learnt_nothing_else(
+        seed in 0u64..1000, k in 0usize..3, folded in any::<bool>(),
+    ) {
+        let ranks = [(1, 0.5), (2, 1.5), (3, 0.25)];
+        let mut whole = layer(seed, &ranks, Some((2, 2.0)));
+        if folded {
+            whole.fold();
+        }
+        let bare = || LoraLinear::new("block.q", tensor(seed, [D_IN, D_OUT]), Some(tensor(seed + 1, [D_OUT])));
+        let x = tensor(seed + 7, [3, D_IN]);
+        let (rank, scaling) = ranks[k];
+        let past = weights(seed + 10 * (k as u64 + 1), rank, scaling);
+        for (scope, alone) in [
+            (AdapterScope::OnlyFrozen(k), past),
+            (AdapterScope::OnlyActive, weights(seed + 1000, 2, 2.0)),
+        ] {
+            let mut only = bare();
+            only.set_active(&alone, 0.0);
+            let context = ForwardContext::inference().with_scope(scope);
+            close(
+                whole.forward(x.clone(), &context),
+                only.forward(x.clone(), &ForwardContext::inference()),
+            );
+        }
+        let none = ForwardContext::inference().with_scope(AdapterScope::OnlyFrozen(3));
+        close(
+            whole.forward(x.clone(), &none),
+            bare().forward(x, &ForwardContext::inference()),
         );
     }
 

@@ -3,19 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use aso_trainer::run::FREE_KEYS;
+
 use crate::ReportError;
 use crate::record::{RunRecord, RunSource, find_runs};
 
-/// Keys of a configuration that tell no two methods apart: the seed, what changes no result, and the tasks, by which
-/// runs are grouped already.
-const SHARED: [&str; 6] = [
-    "seed",
-    "data.cache",
-    "stream.order",
-    "stream.tasks",
-    "train.checkpoint_every",
-    "train.log_every",
-];
+/// Keys of a configuration that tell no two methods apart besides [`FREE_KEYS`]: the seed, and the tasks, by which runs are
+/// grouped already.
+const SHARED: [&str; 3] = ["seed", "stream.order", "stream.tasks"];
 
 /// All runs on one sequence of tasks.
 #[derive(Debug, Clone)]
@@ -120,7 +115,8 @@ pub fn group(runs: Vec<(Option<String>, RunRecord)>) -> Result<Vec<Stream>, Repo
 
 fn kind(label: Option<String>, run: &RunRecord) -> Kind {
     let config = run.config.iter();
-    let config = config.filter(|(key, _)| !SHARED.contains(&key.as_str()));
+    let apart = |key: &str| !SHARED.contains(&key) && !FREE_KEYS.contains(&key);
+    let config = config.filter(|(key, _)| apart(key));
     let config = config.map(|(key, value)| (key.clone(), value.clone()));
     // The folder may have held another model at another time.
     let model = run.results.base_model.iter();

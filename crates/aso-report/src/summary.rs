@@ -1,6 +1,6 @@
 //! The numbers of a report: means over seeds, paired differences, costs. What `--format json` writes.
 
-use aso_trainer::metrics::Spread;
+use aso_trainer::metrics::{Spread, forgetting_of};
 use aso_trainer::results::{Footprint, GeneralScore};
 use std::collections::{BTreeMap, HashMap};
 
@@ -269,7 +269,7 @@ fn summarise_group(group: &Group) -> GroupSummary {
             .map(|task| over(&|results| results.zero_shot[task]))
             .collect(),
         forgetting_by_task: (0..tasks.saturating_sub(1))
-            .map(|task| over(&|results| forgetting(results, task)))
+            .map(|task| over(&|results| forgetting_of(&results.accuracy, task)))
             .collect(),
         general: general(group),
         cost: cost(group),
@@ -283,15 +283,6 @@ fn summarise_run(run: &RunRecord) -> RunSummary {
         seed: run.results.seed,
         metrics: BTreeMap::from(metrics),
     }
-}
-
-/// `max_{i in j..T-1} R[i][j] - R[T][j]`; `None` if one of the scores is missing.
-fn forgetting(results: &RunResults, task: usize) -> Option<f64> {
-    let (last, earlier) = results.accuracy.split_last()?;
-    let best = earlier[task..]
-        .iter()
-        .try_fold(f64::NEG_INFINITY, |best, row| Some(best.max(row[task]?)))?;
-    Some(best - last[task]?)
 }
 
 /// Over the runs that were evaluated on the tasks of the first one that has any.

@@ -113,12 +113,7 @@ impl AccuracyMatrix {
     /// F, the mean distance from the best score so far to the last one.
     pub fn forgetting(&self) -> Option<f64> {
         let last = self.tasks().checked_sub(1)?;
-        mean((0..last).map(|task| {
-            let best = (task..last)
-                .map(|after| self.get(after, task))
-                .try_fold(f64::NEG_INFINITY, |best, score| Some(best.max(score?)))?;
-            Some(best - self.get(last, task)?)
-        }))
+        mean((0..last).map(|task| forgetting_of(&self.rows, task)))
     }
 
     /// FWT, what earlier tasks add to a task before it is trained.
@@ -130,6 +125,16 @@ impl AccuracyMatrix {
     pub fn learning_accuracy(&self) -> Option<f64> {
         mean((0..self.tasks()).map(|task| self.get(task, task)))
     }
+}
+
+/// What F is the mean of: `max_{i in j..T-1} R[i][j] - R[T][j]` of task j (from 0), from the rows of R.
+///
+/// `None` if a score is missing, or for the last task.
+pub fn forgetting_of(rows: &[Vec<Option<f64>>], task: usize) -> Option<f64> {
+    let (last, earlier) = rows.split_last()?;
+    let scores = earlier.get(task..)?.iter().map(|row| *row.get(task)?);
+    let best = scores.reduce(|best, score| Some(best?.max(score?)))??;
+    Some(best - (*last.get(task)?)?)
 }
 
 /// Mean and standard deviation, over seeds for example.

@@ -110,12 +110,12 @@ pub struct WeightPoint {
     pub weights: Vec<f64>,
 }
 
-/// One measurement of the similarity rho between the models with and without a subspace.
+/// One measurement of the similarity rho between two models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SimilarityPoint {
     /// Optimizer step within the task, from 0.
     pub step: usize,
-    /// The past task (from 0) whose subspace was taken away, with `attribution.per_task`.
+    /// The past task (from 0) that the current one is compared with, with `attribution.per_task`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub past_task: Option<usize>,
     /// rho_l of each tapped block from 0; `null` where the block was skipped for lack of variance.
@@ -123,19 +123,6 @@ pub struct SimilarityPoint {
 }
 
 impl SimilarityPoint {
-    /// A measurement from scores that are NaN where a block was skipped.
-    pub fn new(step: usize, past_task: Option<usize>, blocks: &[f64]) -> Self {
-        let blocks = blocks
-            .iter()
-            .map(|&rho| rho.is_finite().then_some(rho))
-            .collect();
-        Self {
-            step,
-            past_task,
-            blocks,
-        }
-    }
-
     /// rho, the mean over the blocks that were not skipped.
     pub fn mean(&self) -> Option<f64> {
         let kept = self.blocks.iter().flatten();
@@ -277,8 +264,11 @@ mod tests {
             weight: scores[5],
             weights: vec![],
         });
-        let blocks = [f64::NAN, scores[6], scores[7]];
-        results.similarity[1].push(SimilarityPoint::new(3, None, &blocks));
+        results.similarity[1].push(SimilarityPoint {
+            step: 3,
+            past_task: None,
+            blocks: vec![None, Some(scores[6]), Some(scores[7])],
+        });
         results.timings.train[0] = 1.5;
         results
     }
@@ -311,7 +301,12 @@ mod tests {
         });
         assert_eq!(serde_json::to_value(&found).unwrap(), expected);
         assert_eq!(found.similarity[1][0].mean(), Some(0.75));
-        assert_eq!(SimilarityPoint::new(0, Some(1), &[f64::NAN]).mean(), None);
+        let skipped = SimilarityPoint {
+            step: 0,
+            past_task: Some(1),
+            blocks: vec![None],
+        };
+        assert_eq!(skipped.mean(), None);
     }
 
     #[test]

@@ -17,8 +17,8 @@ use crate::state::RunState;
 use crate::{Outcome, RunTasks, Trainer, TrainerError};
 use aso_backbones::Backbone;
 
-/// Keys that may differ when a run is resumed: they change no result.
-const FREE_KEYS: [&str; 3] = ["data.cache", "train.checkpoint_every", "train.log_every"];
+/// Keys of a configuration that change no result, and may therefore differ when a run is resumed.
+pub const FREE_KEYS: [&str; 3] = ["data.cache", "train.checkpoint_every", "train.log_every"];
 
 /// What a directory holds of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

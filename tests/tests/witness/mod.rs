@@ -7,7 +7,7 @@
 
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
-use aso_attribution::{Attributor, IntegratedGradients, Preset};
+use aso_attribution::{Attributor, IntegratedGradients, Preset, TaskComparison};
 use aso_backbones::{
     AutoModel, Backbone, Decoding, FloatDtype, GenerationConfig, ModelKind, RowControl, Sampling,
     TapPoint, TokenBatch,
@@ -176,6 +176,25 @@ pub(crate) fn check_attribution(
         (weight - expected).abs() <= 1e-3,
         "{prefix}.weight: {weight}, expected {expected}"
     );
+}
+
+/// The similarity of the current task and each past one, in both ways to compare them.
+pub(crate) fn check_tasks(
+    model: &AutoModel,
+    batch: &TokenBatch,
+    attributor: &Attributor,
+    tensors: &Tensors,
+) {
+    for (comparison, name) in [
+        (TaskComparison::Without, "aso_per_task.rho"),
+        (TaskComparison::Alone, "aso_alone.rho"),
+    ] {
+        let measured = attributor.measure_tasks(model, batch, 2, comparison);
+        let tasks = measured.unwrap().unwrap().tasks;
+        let rho = tasks.iter().map(|task| task.mean().unwrap() as f32);
+        let rho: Vec<f32> = rho.collect();
+        assert_close(name, &rho, expect(tensors, name), ATTRIBUTION_TOLERANCE);
+    }
 }
 
 /// Sum over dimensions of the score with a fine path, and P at its two ends, as means over the rows.

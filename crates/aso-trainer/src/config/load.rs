@@ -632,6 +632,7 @@ mod tests {
                 "[attribution]\npreset = \"reference\"\nper_task = true",
                 "attribution.per_task",
             ),
+            ("[attribution]\ncompare = \"alone\"", "attribution.compare"),
             (
                 "[attribution]\npreset = \"reference\"\nstack = \"decoder\"",
                 "attribution.stack",
@@ -787,7 +788,6 @@ mod tests {
             config.train.length_grouping = length_grouping;
             config.method.lambda1 = lambda1;
             config.data.max_train = max_train;
-            prop_assert_eq!(config.train.accumulation(), accumulation);
             prop_assert_eq!(parse(&config.to_toml().unwrap(), &[]).unwrap(), config);
         }
 

@@ -408,6 +408,9 @@ settings! {
         pub clamp: Option<bool> = None,
         /// One weight for each past task instead of one for all (preset "aso").
         pub per_task: bool = false,
+        /// With `per_task`, what is compared for past task k: "without" (every subspace, and every one but k) or "alone" (the
+        /// active subspace alone, and k alone).
+        pub compare: TaskComparisonKind = TaskComparisonKind::Without,
         /// One weight for each block, both stacks tapped, instead of one for all (preset "aso").
         pub per_block: bool = false,
     }
@@ -421,6 +424,16 @@ pub enum AttributionPreset {
     Aso,
     /// What the released code computes.
     Reference,
+}
+
+/// What is compared where each past task has a weight of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskComparisonKind {
+    /// Every subspace with every one but that of the past task.
+    Without,
+    /// The active subspace alone with that of the past task alone.
+    Alone,
 }
 
 /// The stack whose blocks are tapped.
@@ -585,6 +598,7 @@ plain!(
     PenaltyKind,
     AttributionPreset,
     TapStack,
+    TaskComparisonKind,
     Schedule,
     EvalTasks,
     EvalMode,
@@ -741,11 +755,6 @@ impl TrainSettings {
     pub fn micro_batch(&self) -> usize {
         self.micro_batch.unwrap_or(self.batch_size)
     }
-
-    /// Forward passes in one optimizer step, `batch_size / micro_batch`.
-    pub fn accumulation(&self) -> usize {
-        self.batch_size.div_ceil(self.micro_batch().max(1))
-    }
 }
 
 #[cfg(test)]
@@ -768,7 +777,7 @@ mod tests {
         assert_eq!((lora.rank, lora.alpha, lora.dropout), (8, 32.0, 0.1));
         assert_eq!(config.model.source(), ModelSource::Embedded("demo"));
         let train = &config.train;
-        assert_eq!((train.micro_batch(), train.accumulation()), (64, 1));
+        assert_eq!((train.batch_size, train.micro_batch()), (64, 64));
         assert_eq!((train.beta1, train.beta2, train.eps), (0.9, 0.999, 1e-8));
     }
 

@@ -14,7 +14,7 @@ use crate::trainer::JOINT;
 
 use super::{
     AttributionPreset, ConfigError, DataFormat, MethodName, ModelSettings, ModelSource, Origin,
-    RunConfig, TapStack,
+    RunConfig, TapStack, TaskComparisonKind,
 };
 
 /// A value that makes no sense.
@@ -339,6 +339,13 @@ fn method_and_attribution(config: &RunConfig) -> Result<(), Violation> {
                 ));
             }
         }
+    }
+    if attribution.compare == TaskComparisonKind::Alone && !attribution.per_task {
+        return Err(Violation::new(
+            "attribution.compare",
+            "per_task = true beside \"alone\", which compares single tasks",
+            "per_task = false",
+        ));
     }
     if attribution.per_block && attribution.stack.is_some() {
         let expected = "no stack beside per_block = true, which taps both";

@@ -1,6 +1,6 @@
 //! ASO-LoRA (Wang et al., ACL 2026): orthogonality weighted by the dissimilarity of tasks.
 
-use aso_attribution::{Attributor, MAX_PATH_ROWS, Preset, Similarity, TapChoice};
+use aso_attribution::{Attributor, MAX_PATH_ROWS, Preset, Similarity, TapChoice, TaskComparison};
 use aso_backbones::{Backbone, BackboneError, BlockTaps, TapPoint};
 use aso_lora::LoraLinear;
 use aso_losses::{OrthogonalityPenalty, SoftWeight};
@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::subspaces::{norm, orthogonality};
 use super::{Method, MethodState, Observation, Penalty, StepInfo, TaskContext, TaskInfo};
 use crate::TrainerError;
-use crate::config::{AttributionPreset, AttributionSettings, MethodName, TapStack};
+use crate::config::{
+    AttributionPreset, AttributionSettings, MethodName, TapStack, TaskComparisonKind,
+};
 use crate::results::{SimilarityPoint, WeightPoint};
 
 /// `CE + lambda1 w O + lambda2 N` with `w = 1 - rho` measured during training.
@@ -95,9 +97,14 @@ impl AsoLora {
         let batch = step.batch(rows)?;
         let soft = self.soft_weight();
         if self.settings.per_task {
+            let comparison = match self.settings.compare {
+                TaskComparisonKind::Without => TaskComparison::Without,
+                TaskComparisonKind::Alone => TaskComparison::Alone,
+            };
+            let past = step.task.index;
             let measured = self
                 .attributor
-                .measure_tasks(step.model, &batch, step.task.index)?;
+                .measure_tasks(step.model, &batch, past, comparison)?;
             return Ok(measured.map(|tasks| {
                 let weights = tasks.tasks.iter().map(|s| soft.weight(s.mean())).collect();
                 let points = tasks.tasks.iter().enumerate();
