@@ -33,6 +33,12 @@ pub struct Group {
 }
 
 impl Group {
+    /// The runs of this group and another one that have the same seed.
+    pub fn pairs<'a>(&'a self, other: &'a Self) -> Vec<(&'a RunRecord, &'a RunRecord)> {
+        let pair = |run: &'a RunRecord| Some((run, other.with_seed(run.results.seed)?));
+        self.runs.iter().filter_map(pair).collect()
+    }
+
     /// The method's name, as `results.json` says.
     pub fn method(&self) -> &str {
         self.runs.first().map_or("", |run| &run.results.method)

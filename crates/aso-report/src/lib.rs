@@ -10,10 +10,12 @@
 //! | [`group`] | [`Stream`] and [`Group`]: runs of the same tasks and method |
 //! | [`metric`] | [`Metric`]: AP, BWT, forgetting, FWT, learning accuracy |
 //! | [`statistics`] | intervals over seeds and examples |
+//! | [`across`] | [`AcrossOrders`]: several orders of the same tasks together |
 //! | [`summary`] | [`ReportSummary`]: all numbers, and their JSON form |
 //! | [`plot`] | [`Figure`]: a plot as SVG |
 //! | [`tensorboard`] | event files |
 
+pub mod across;
 pub mod error;
 pub mod group;
 pub mod metric;
@@ -32,6 +34,7 @@ use std::path::Path;
 
 use aso_trainer::files::{FilesError, atomic_write};
 
+pub use across::AcrossOrders;
 pub use error::ReportError;
 pub use group::{Group, Stream};
 pub use metric::Metric;

@@ -1,14 +1,15 @@
 //! The numbers of a report: means over seeds, paired differences, costs. What `--format json` writes.
 
-use aso_trainer::metrics::{Spread, forgetting_of};
-use aso_trainer::results::{Footprint, GeneralScore};
 use std::collections::{BTreeMap, HashMap};
 
 use aso_trainer::RunResults;
 use aso_trainer::config::MethodName;
+use aso_trainer::metrics::{Spread, forgetting_of};
+use aso_trainer::results::{Footprint, GeneralScore};
 use serde::Serialize;
 
 use crate::ReportError;
+use crate::across::AcrossOrders;
 use crate::group::{Group, Stream};
 use crate::metric::{Metric, Term};
 use crate::predictions::{ExampleScores, read_scores};
@@ -45,6 +46,8 @@ pub struct ReportSummary {
     pub reference: String,
     /// One entry for each sequence of tasks.
     pub streams: Vec<StreamSummary>,
+    /// One entry for each set of tasks of which there are several orders.
+    pub across: Vec<AcrossOrders>,
 }
 
 /// The numbers of all runs on one sequence of tasks.
@@ -159,17 +162,27 @@ impl ReportSummary {
     /// [`ReportError::UnknownReference`], and those of reading predictions.
     pub fn new(streams: &[Stream], reference: Option<&str>) -> Result<Self, ReportError> {
         let reference = find_reference(streams, reference)?;
-        let streams = streams.iter().map(|stream| summarise(stream, &reference));
+        let streams_of = streams.iter().map(|stream| summarise(stream, &reference));
         Ok(Self {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION"),
-            streams: streams.collect::<Result<_, _>>()?,
+            streams: streams_of.collect::<Result<_, _>>()?,
+            across: AcrossOrders::of(streams, &reference),
             reference,
         })
     }
 }
 
-impl GroupSummary {
+/// A line of a results table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ResultLine<'a> {
+    pub(crate) label: &'a str,
+    pub(crate) method: &'a str,
+    pub(crate) runs: usize,
+    pub(crate) metrics: &'a BTreeMap<Metric, Option<Spread>>,
+}
+
+impl ResultLine<'_> {
     /// Whether the method is a bound for the others ([`MethodName::is_bound`]).
     fn is_bound(&self) -> bool {
         let known = MethodName::ALL
@@ -177,32 +190,49 @@ impl GroupSummary {
             .find(|name| name.as_str() == self.method);
         known.is_some_and(|name| name.is_bound())
     }
+
+    /// The metric, if the runs have it.
+    pub(crate) fn metric(&self, metric: Metric) -> Option<Spread> {
+        self.metrics.get(&metric).copied().flatten()
+    }
+}
+
+/// The place of a line among the others by a metric, from 0; lines that agree to two decimals, as tables show them, share the
+/// better place. Bounds (`per-task`, `multi-task`) take no place from methods; they have one only where there is nothing else.
+/// `None` where the line has no place or lacks the metric.
+pub(crate) fn rank(lines: &[ResultLine<'_>], line: usize, metric: Metric) -> Option<usize> {
+    let only_bounds = lines.iter().all(ResultLine::is_bound);
+    let shown = |line: &ResultLine<'_>| {
+        if line.is_bound() && !only_bounds {
+            return None;
+        }
+        let shown = (line.metric(metric)?.mean * 100.0).round();
+        Some(if metric.higher_is_better() {
+            shown
+        } else {
+            -shown
+        })
+    };
+    let own = shown(lines.get(line)?)?;
+    let better = lines.iter().filter_map(shown);
+    let mut better: Vec<f64> = better.filter(|value| *value > own).collect();
+    better.sort_by(f64::total_cmp);
+    better.dedup();
+    Some(better.len())
 }
 
 impl StreamSummary {
-    /// The place of a group among the others by a metric, from 0; groups that agree to two decimals, as tables show
-    /// them, share the better place. Bounds (`per-task`, `multi-task`) take no place from methods; they have one only where there
-    /// is nothing else. `None` where the group has no place or lacks the metric.
-    pub fn rank(&self, group: usize, metric: Metric) -> Option<usize> {
-        let only_bounds = self.groups.iter().all(GroupSummary::is_bound);
-        let shown = |group: &GroupSummary| {
-            if group.is_bound() && !only_bounds {
-                return None;
-            }
-            let mean = group.metrics.get(&metric).copied().flatten()?.mean;
-            let shown = (mean * 100.0).round();
-            Some(if metric.higher_is_better() {
-                shown
-            } else {
-                -shown
+    /// The lines of the results table.
+    pub(crate) fn lines(&self) -> Vec<ResultLine<'_>> {
+        let groups = self.groups.iter();
+        groups
+            .map(|group| ResultLine {
+                label: &group.label,
+                method: &group.method,
+                runs: group.runs.len(),
+                metrics: &group.metrics,
             })
-        };
-        let own = shown(self.groups.get(group)?)?;
-        let better = self.groups.iter().filter_map(shown);
-        let mut better: Vec<f64> = better.filter(|value| *value > own).collect();
-        better.sort_by(f64::total_cmp);
-        better.dedup();
-        Some(better.len())
+            .collect()
     }
 }
 
@@ -240,7 +270,9 @@ fn summarise(stream: &Stream, reference: &str) -> Result<StreamSummary, ReportEr
             .iter()
             .filter(|group| group.label != reference.label)
         {
-            differences.push(difference(group, reference, &mut scores)?);
+            let pairs = group.pairs(reference);
+            let intervals = examples_intervals(&pairs, &mut scores)?;
+            differences.push(difference(&group.label, &pairs, &intervals));
         }
     }
     Ok(StreamSummary {
@@ -334,17 +366,12 @@ fn cost(group: &Group) -> Cost {
     }
 }
 
-fn difference(
-    group: &Group,
-    reference: &Group,
-    scores: &mut ScoreCache,
-) -> Result<Difference, ReportError> {
-    let pairs: Vec<(&RunRecord, &RunRecord)> = group
-        .runs
-        .iter()
-        .filter_map(|run| Some((run, reference.with_seed(run.results.seed)?)))
-        .collect();
-    let intervals = examples_intervals(&pairs, scores)?;
+/// The differences over pairs of runs, with intervals over examples where there are any.
+pub(crate) fn difference(
+    label: &str,
+    pairs: &[(&RunRecord, &RunRecord)],
+    intervals: &BTreeMap<Metric, Interval>,
+) -> Difference {
     let metric = |metric: Metric| {
         let differences: Vec<f64> = pairs
             .iter()
@@ -360,11 +387,11 @@ fn difference(
             examples_interval: intervals.get(&metric).copied(),
         })
     };
-    Ok(Difference {
-        label: group.label.clone(),
+    Difference {
+        label: label.to_owned(),
         seeds: pairs.iter().map(|(run, _)| run.results.seed).collect(),
         metrics: Metric::ALL.map(|key| (key, metric(key))).into(),
-    })
+    }
 }
 
 /// Scores of single examples by run directory, task trained last and task evaluated. The reference's are needed for
@@ -551,11 +578,11 @@ mod tests {
         ];
         let runs = runs.map(|(method, rows)| record(dir.path(), &results(method, 1, &rows)));
         let summary = ReportSummary::new(&group(runs.into()).unwrap(), None).unwrap();
-        let stream = &summary.streams[0];
-        let ranks = |metric| [0, 1, 2].map(|group| stream.rank(group, metric));
+        let lines = summary.streams[0].lines();
+        let ranks = |metric| [0, 1, 2].map(|line| rank(&lines, line, metric));
         assert_eq!(ranks(Metric::Ap), [Some(1), Some(0), Some(1)]);
         assert_eq!(ranks(Metric::Forgetting), [Some(1), Some(0), Some(1)]);
-        assert_eq!(stream.rank(3, Metric::Ap), None);
+        assert_eq!(rank(&lines, 3, Metric::Ap), None);
     }
 
     #[test]
@@ -567,11 +594,9 @@ mod tests {
                 record(dir.path(), &results(method, 1, &rows))
             });
             let summary = ReportSummary::new(&group(runs.collect()).unwrap(), None).unwrap();
-            let stream = &summary.streams[0];
-            let groups = 0..stream.groups.len();
-            groups
-                .map(|at| stream.rank(at, Metric::Ap))
-                .collect::<Vec<_>>()
+            let lines = summary.streams[0].lines();
+            let places = (0..lines.len()).map(|at| rank(&lines, at, Metric::Ap));
+            places.collect::<Vec<_>>()
         };
         assert_eq!(place(&["per-task", "ewc", "lwf"]), [None, Some(0), Some(1)]);
         assert_eq!(place(&["multi-task"]), [Some(0)]);

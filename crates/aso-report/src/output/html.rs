@@ -7,12 +7,13 @@ use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value};
 use serde::Serialize;
 
-use super::table::{Table, cost, differences, general, results, spread};
+use super::table::{Over, Table, cost, differences, general, results, spread};
 use crate::ReportError;
+use crate::across::AcrossOrders;
 use crate::group::{Group, Stream};
 use crate::metric::Metric;
 use crate::plot::{Figure, StreamFigures, stream_figures, theme};
-use crate::summary::{ReportSummary, StreamSummary};
+use crate::summary::{Difference, ReportSummary, StreamSummary, rank};
 
 const TEMPLATE: &str = include_str!("report.html");
 const STYLE: &str = include_str!("report.css");
@@ -26,7 +27,19 @@ struct Page {
     runs: usize,
     methods: usize,
     reference: String,
+    across: Vec<AcrossSection>,
     streams: Vec<Section>,
+}
+
+/// All orders of the same tasks.
+#[derive(Serialize)]
+struct AcrossSection {
+    id: String,
+    tasks: Vec<String>,
+    orders: usize,
+    results: Table,
+    differences: Option<Table>,
+    all_differences: Option<Table>,
 }
 
 /// One sequence of tasks.
@@ -93,6 +106,8 @@ pub(crate) fn html(streams: &[Stream], report: &ReportSummary) -> Result<String,
     for (at, (stream, summary)) in streams.iter().zip(&report.streams).enumerate() {
         sections.push(section(at, stream, summary, report)?);
     }
+    let across = report.across.iter().enumerate();
+    let across = across.map(|(at, across)| across_section(at, across, &report.reference));
     let groups = || streams.iter().flat_map(|stream| &stream.groups);
     let labels: BTreeSet<&str> = groups().map(|group| group.label.as_str()).collect();
     let page = Page {
@@ -103,6 +118,7 @@ pub(crate) fn html(streams: &[Stream], report: &ReportSummary) -> Result<String,
         runs: groups().map(|group| group.runs.len()).sum(),
         methods: labels.len(),
         reference: report.reference.clone(),
+        across: across.collect(),
         streams: sections,
     };
     let mut environment = Environment::new();
@@ -119,24 +135,43 @@ pub(crate) fn html(streams: &[Stream], report: &ReportSummary) -> Result<String,
         .render(Serde(page))?)
 }
 
+/// The differences in AP, and those in all metrics; nothing without any.
+fn both_differences(list: &[Difference], reference: &str, over: Over) -> [Option<Table>; 2] {
+    [&[Metric::Ap][..], &Metric::ALL]
+        .map(|metrics| (!list.is_empty()).then(|| differences(list, reference, metrics, over)))
+}
+
+fn across_section(at: usize, across: &AcrossOrders, reference: &str) -> AcrossSection {
+    let [differences, all_differences] =
+        both_differences(&across.differences, reference, Over::Runs);
+    AcrossSection {
+        id: format!("orders-{}", at + 1),
+        tasks: across.tasks.clone(),
+        orders: across.orders,
+        results: results(&across.lines(), Over::Runs),
+        differences,
+        all_differences,
+    }
+}
+
 fn section(
     at: usize,
     stream: &Stream,
     summary: &StreamSummary,
     report: &ReportSummary,
 ) -> Result<Section, ReportError> {
-    let compared = !summary.differences.is_empty();
     let metrics = Metric::ALL.map(|metric| [metric.heading(), metric.meaning()]);
     let figures = stream_figures(stream, summary, report, "", false)?;
-    let table = |metrics: &[Metric]| compared.then(|| differences(report, summary, metrics));
+    let [differences, all_differences] =
+        both_differences(&summary.differences, &report.reference, Over::Seeds);
     Ok(Section {
         id: format!("stream-{}", at + 1),
         tasks: stream.tasks.clone(),
         cards: cards(stream, summary),
         legend: stream.groups.iter().map(entry).collect(),
-        results: results(summary),
-        differences: table(&[Metric::Ap]),
-        all_differences: table(&Metric::ALL),
+        results: results(&summary.lines(), Over::Seeds),
+        differences,
+        all_differences,
         general: general(summary),
         cost: cost(summary),
         metrics: metrics.to_vec(),
@@ -159,7 +194,8 @@ fn entry(group: &Group) -> Entry {
 
 /// The best group by each of three metrics, or the one there is.
 fn cards(stream: &Stream, summary: &StreamSummary) -> Vec<Card> {
-    let single = summary.groups.len() == 1;
+    let lines = summary.lines();
+    let single = lines.len() == 1;
     let wanted = [
         (
             Metric::Ap,
@@ -174,15 +210,11 @@ fn cards(stream: &Stream, summary: &StreamSummary) -> Vec<Card> {
         ),
     ];
     let card = |(metric, alone, best): (Metric, &'static str, &'static str)| {
-        let groups = 0..summary.groups.len();
-        let at = groups
-            .into_iter()
-            .find(|at| summary.rank(*at, metric) == Some(0))?;
-        let group = &summary.groups[at];
-        let value = spread(group.metrics.get(&metric).copied().flatten());
+        let at = (0..lines.len()).find(|at| rank(&lines, *at, metric) == Some(0))?;
+        let value = spread(lines[at].metric(metric));
         Some(Card {
             title: if single { alone } else { best },
-            label: group.label.clone(),
+            label: lines[at].label.to_owned(),
             value,
             unit: match metric {
                 Metric::Forgetting => "points",

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::table::{Cell, Mark, Table, cost, differences, general, results};
+use super::table::{Cell, Mark, Over, Table, cost, differences, general, results};
 use crate::metric::Metric;
 use crate::summary::ReportSummary;
 
@@ -10,13 +10,25 @@ use crate::summary::ReportSummary;
 /// best underlined.
 pub(crate) fn markdown(report: &ReportSummary) -> String {
     let mut text = String::from("# Continual-learning report\n");
+    for across in &report.across {
+        let tasks = escape(&across.tasks.join(", "));
+        let _ = write!(text, "\n## All {} orders of {tasks}\n", across.orders);
+        text += "\nScores in percent, mean \u{b1} standard deviation over runs.\n";
+        section(&mut text, "Results", &results(&across.lines(), Over::Runs));
+        if !across.differences.is_empty() {
+            let (differs, reference) = (&across.differences, &report.reference);
+            let table = differences(differs, reference, &Metric::ALL, Over::Runs);
+            section(&mut text, "Differences", &table);
+        }
+    }
     for stream in &report.streams {
         // Writing to a string cannot fail.
         let _ = write!(text, "\n## {}\n", escape(&stream.tasks.join(" \u{2192} ")));
         text += "\nScores in percent, mean \u{b1} standard deviation over seeds.\n";
-        section(&mut text, "Results", &results(stream));
+        section(&mut text, "Results", &results(&stream.lines(), Over::Seeds));
         if !stream.differences.is_empty() {
-            let table = differences(report, stream, &Metric::ALL);
+            let (differs, reference) = (&stream.differences, &report.reference);
+            let table = differences(differs, reference, &Metric::ALL, Over::Seeds);
             section(&mut text, "Differences", &table);
         }
         if let Some(table) = general(stream) {

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::metric::Metric;
 use crate::statistics::Interval;
-use crate::summary::{Difference, GeneralSummary, GroupSummary, ReportSummary, StreamSummary};
+use crate::summary::{Difference, GeneralSummary, GroupSummary, ResultLine, StreamSummary, rank};
 
 /// What stands where there is no number.
 pub(super) const NOTHING: &str = "-";
@@ -74,8 +74,17 @@ fn interval(interval: Option<Interval>) -> String {
     )
 }
 
+/// What a table's numbers are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// The seeds of one order.
+    Seeds,
+    /// Pairs of an order and a seed.
+    Runs,
+}
+
 /// All metrics of all groups; best and second best of each column marked where there is something to compare.
-pub(super) fn results(stream: &StreamSummary) -> Table {
+pub(super) fn results(lines: &[ResultLine<'_>], over: Over) -> Table {
     let metrics = Metric::ALL.map(|metric| Heading {
         text: format!(
             "{} {}",
@@ -88,58 +97,73 @@ pub(super) fn results(stream: &StreamSummary) -> Table {
         ),
         title: Some(metric.meaning()),
     });
-    let fixed = [heading("method"), heading("seeds")];
-    let row = |(at, group): (usize, &GroupSummary)| {
+    let count = match over {
+        Over::Seeds => "seeds",
+        Over::Runs => "runs",
+    };
+    let fixed = [heading("method"), heading(count)];
+    let row = |(at, line): (usize, &ResultLine<'_>)| {
         let metric = |metric: Metric| {
-            let mark = match stream.rank(at, metric) {
-                _ if stream.groups.len() < 2 => Mark::None,
+            let mark = match rank(lines, at, metric) {
+                _ if lines.len() < 2 => Mark::None,
                 Some(0) => Mark::Best,
                 Some(1) => Mark::Second,
                 _ => Mark::None,
             };
-            let summary = group.metrics.get(&metric).copied().flatten();
+            let summary = line.metric(metric);
             let mut text = spread(summary);
             // Fewer runs than the row says.
-            if let Some(summary) = summary.filter(|summary| summary.n < group.runs.len()) {
+            if let Some(summary) = summary.filter(|summary| summary.n < line.runs) {
                 text = format!("{text} (n = {})", summary.n);
             }
             Cell { text, mark }
         };
-        let seeds = plain(group.runs.len().to_string());
-        let fixed = [plain(&group.label), seeds];
+        let fixed = [plain(line.label), plain(line.runs.to_string())];
         fixed.into_iter().chain(Metric::ALL.map(metric)).collect()
     };
     Table {
         header: fixed.into_iter().chain(metrics).collect(),
-        rows: stream.groups.iter().enumerate().map(row).collect(),
+        rows: lines.iter().enumerate().map(row).collect(),
     }
 }
 
 /// The differences to the reference in some metrics, which have a column of their own if there are several.
 pub(super) fn differences(
-    report: &ReportSummary,
-    stream: &StreamSummary,
+    differences: &[Difference],
+    reference: &str,
     metrics: &[Metric],
+    over: Over,
 ) -> Table {
-    let minus = format!("minus {}", report.reference);
+    let minus = format!("minus {reference}");
     let several = metrics.len() > 1;
     let metric = several.then(|| heading("metric"));
+    let (count, interval_over, p_over) = match over {
+        Over::Seeds => (
+            "seeds",
+            "Student's t over the differences of the seeds that both have",
+            "exact sign-flip test over seeds",
+        ),
+        Over::Runs => (
+            "pairs",
+            "Student's t over the differences of the pairs of an order and a seed that both have",
+            "exact sign-flip test over pairs",
+        ),
+    };
+    let titled = |text: &str, title| Heading {
+        text: text.to_owned(),
+        title: Some(title),
+    };
+    let examples = titled(
+        "95 % over examples",
+        "paired bootstrap over test examples, drawn within each task",
+    );
     let header = [
         heading(&minus),
-        heading("seeds"),
-        Heading {
-            text: "95 % over seeds".to_owned(),
-            title: Some("Student's t over the differences of the seeds that both have"),
-        },
-        Heading {
-            text: "p".to_owned(),
-            title: Some("exact sign-flip test over seeds"),
-        },
-        Heading {
-            text: "95 % over examples".to_owned(),
-            title: Some("paired bootstrap over test examples, drawn within each task"),
-        },
+        heading(count),
+        titled(&format!("95 % over {count}"), interval_over),
+        titled("p", p_over),
     ];
+    let examples = (over == Over::Seeds).then_some(examples);
     let row = |difference: &Difference, metric: Metric| {
         let paired = difference.metrics.get(&metric)?.as_ref()?;
         let change = match paired.sd {
@@ -154,11 +178,11 @@ pub(super) fn differences(
             paired.n.to_string(),
             interval(paired.seeds_interval),
             p.unwrap_or_else(|| NOTHING.to_owned()),
-            interval(paired.examples_interval),
         ];
-        Some(first.chain(numbers).map(plain).collect())
+        let examples = (over == Over::Seeds).then(|| interval(paired.examples_interval));
+        Some(first.chain(numbers).chain(examples).map(plain).collect())
     };
-    let rows = stream.differences.iter().flat_map(|difference| {
+    let rows = differences.iter().flat_map(|difference| {
         metrics
             .iter()
             .filter_map(move |metric| row(difference, *metric))
@@ -167,6 +191,7 @@ pub(super) fn differences(
         header: std::iter::once(heading("method"))
             .chain(metric)
             .chain(header)
+            .chain(examples)
             .collect(),
         rows: rows.collect(),
     }
