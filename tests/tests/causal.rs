@@ -105,16 +105,23 @@ fn the_same_configuration_runs_a_causal_model() {
     let scores = succeed(&["eval", "--run", text(&out), "--json"]);
     let scores: serde_json::Value = serde_json::from_str(&scores).unwrap();
     assert_eq!(scores["scores"], results(&out)["accuracy"][1]);
-    // Every linear layer, and half precision.
-    for extra in ["lora.target_modules=all-linear", "model.dtype=bf16"] {
-        let out = dir.path().join(extra.replace(['.', '='], "-"));
+    // Every linear layer; half precision, in whose weights no subspace is folded.
+    let half = &[
+        "model.dtype=bf16",
+        "attribution.per_task=true",
+        "attribution.compare=alone",
+    ][..];
+    for extra in [&["lora.target_modules=all-linear"], half] {
+        let out = dir.path().join(extra[0].replace(['.', '='], "-"));
         let arguments = [
             "run",
             text(&config),
             "--set",
             "model.path=embedded:demo-llama",
         ];
-        succeed(&[arguments.as_slice(), &["--set", extra, "--out", text(&out)]].concat());
+        let extra = extra.iter().flat_map(|set| ["--set", *set]);
+        let extra: Vec<&str> = extra.chain(["--out", text(&out)]).collect();
+        succeed(&[arguments.as_slice(), &extra].concat());
     }
 }
 

@@ -282,13 +282,16 @@ impl LoraLinear {
         let Some(frozen) = &self.frozen else {
             return settled(x, context.value(&self.weight));
         };
+        // The kept transposed copy is that of the folded weight where one is folded.
+        let bare = |x: Tensor<D>| match self.folded {
+            Some(_) => base(x, context.value(&self.weight)),
+            None => settled(x, context.value(&self.weight)),
+        };
         let excluded = match context.scope {
-            AdapterScope::Base | AdapterScope::OnlyActive => {
-                return base(x, context.value(&self.weight));
-            }
+            AdapterScope::Base | AdapterScope::OnlyActive => return bare(x),
             AdapterScope::OnlyFrozen(k) => {
                 let alone = frozen.forward_one(x.clone(), k);
-                let y = base(x, context.value(&self.weight));
+                let y = bare(x);
                 return match alone {
                     Some(alone) => y + alone,
                     None => y,
@@ -300,12 +303,8 @@ impl LoraLinear {
         let dropped = context.drop_frozen_input && context.dropout.is_some();
         let y = match &self.folded {
             Some(folded) if !dropped => settled(x, folded.clone()),
-            folded => {
-                let weight = context.value(&self.weight);
-                let y = match folded {
-                    Some(_) => base(x.clone(), weight),
-                    None => settled(x.clone(), weight),
-                };
+            _ => {
+                let y = bare(x.clone());
                 let p = self.active.as_ref().map_or(0.0, |active| active.dropout);
                 let x = if dropped {
                     context.dropout(x, p, self.frozen_site)

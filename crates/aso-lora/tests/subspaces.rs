@@ -156,6 +156,35 @@ proptest! {
         );
     }
 
+    /// Attribution differentiates with respect to the input, through kept transposed copies.
+    #[test]
+    fn gradients_of_the_input_agree(seed in 0u64..1000, folded in any::<bool>()) {
+        let ranks = [(1, 0.5), (2, 1.5)];
+        let plain = layer(seed, &ranks, Some((2, 2.0)));
+        let mut kept = plain.clone();
+        kept.keep_transposed();
+        if folded {
+            kept.fold();
+        }
+        let (values, upstream) = (tensor::<2>(seed + 7, [4, D_IN]), tensor::<2>(seed + 8, [4, D_OUT]));
+        for scope in [
+            AdapterScope::All,
+            AdapterScope::WithoutActive,
+            AdapterScope::WithoutFrozen(1),
+            AdapterScope::OnlyActive,
+            AdapterScope::OnlyFrozen(1),
+            AdapterScope::Base,
+        ] {
+            let gradient = |layer: &LoraLinear| {
+                let x = values.clone().autodiff().require_grad();
+                let context = ForwardContext::inference().with_scope(scope);
+                let loss = (layer.forward(x.clone(), &context) * upstream.clone().autodiff()).sum();
+                x.grad(&loss.backward()).unwrap()
+            };
+            close(gradient(&kept), gradient(&plain));
+        }
+    }
+
     #[test]
     fn adapter_files_round_trip(seed in 0u64..1000, rank in 1usize..5, alpha in 1u32..64) {
         let dir = tempfile::tempdir().unwrap();

@@ -1,101 +1,90 @@
 //! What several orders of the same tasks say together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use aso_trainer::RunResults;
 use aso_trainer::metrics::Spread;
 use serde::Serialize;
 
 use crate::group::{Group, Stream};
 use crate::metric::Metric;
-use crate::record::RunRecord;
-use crate::summary::{Difference, ResultLine, difference};
+use crate::statistics::mean;
+use crate::summary::{Difference, ResultLine};
 
-/// All orders of the same tasks together. A method's numbers are over all its runs, and it is compared with the reference over all
-/// pairs of an order and a seed that both have.
+/// Several orders of the same tasks taken together. The value of a metric for a seed is its mean over the orders; everything else
+/// is as for one order, over the seeds. So intervals are about other seeds of these orders, not about other orders.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AcrossOrders {
-    /// The tasks, by name.
-    pub tasks: Vec<String>,
-    /// How many orders of them there are.
-    pub orders: usize,
-    /// The groups that have runs in every order: means over different orders would not compare.
+    /// The orders: those in which the reference has runs, or all if it has none.
+    pub orders: Vec<Vec<String>>,
+    /// The groups that have a seed in common in all of these orders.
     pub groups: Vec<AcrossGroup>,
-    /// Each other one of these groups minus the reference; empty where the reference is none of them. Its seeds are those of all
-    /// pairs, order by order; its intervals are over pairs, and there are none over examples.
+    /// Each other one of these groups minus the reference, over the seeds that both have in all orders; without intervals over
+    /// examples.
     pub differences: Vec<Difference>,
 }
 
-/// A group over all orders.
+/// A group over several orders.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AcrossGroup {
     /// What the group is called.
     pub label: String,
     /// The method's name.
     pub method: String,
-    /// Its runs in all orders.
-    pub runs: usize,
-    /// Every metric over the runs that have it.
+    /// The seeds that it has in every order.
+    pub seeds: Vec<u64>,
+    /// Every metric over those seeds for which every order has it.
     pub metrics: BTreeMap<Metric, Option<Spread>>,
+}
+
+/// The runs of a group: those of each order.
+struct Member<'a> {
+    groups: Vec<&'a Group>,
+    seeds: Vec<u64>,
 }
 
 impl AcrossOrders {
     /// One for each set of tasks of which there are several orders with a group in common.
     pub(crate) fn of(streams: &[Stream], reference: &str) -> Vec<Self> {
-        let names = |stream: &Stream| -> Vec<String> {
-            let names: BTreeSet<String> = stream.tasks.iter().cloned().collect();
-            names.into_iter().collect()
-        };
-        let mut sets: Vec<(Vec<String>, Vec<&Stream>)> = Vec::new();
+        let mut sets: Vec<(Vec<&String>, Vec<&Stream>)> = Vec::new();
         for stream in streams {
-            let tasks = names(stream);
+            let mut tasks: Vec<&String> = stream.tasks.iter().collect();
+            tasks.sort_unstable();
             match sets.iter_mut().find(|(known, _)| *known == tasks) {
                 Some((_, orders)) => orders.push(stream),
                 None => sets.push((tasks, vec![stream])),
             }
         }
-        let several = sets.into_iter().filter(|(_, orders)| orders.len() > 1);
-        several
-            .map(|(tasks, orders)| Self::compare(tasks, &orders, reference))
-            .filter(|across| !across.groups.is_empty())
+        sets.into_iter()
+            .filter_map(|(_, orders)| Self::together(orders, reference))
             .collect()
     }
 
-    fn compare(tasks: Vec<String>, orders: &[&Stream], reference: &str) -> Self {
-        let group = |stream: &Stream, label: &str| -> Option<Group> {
-            let mut groups = stream.groups.iter();
-            groups.find(|group| group.label == label).cloned()
+    /// `None` unless several orders have a group in common.
+    fn together(orders: Vec<&Stream>, reference: &str) -> Option<Self> {
+        let has_reference = |stream: &&Stream| stream.group(reference).is_some();
+        // A stray run in a further order must not put all others aside.
+        let orders: Vec<&Stream> = match orders.iter().any(has_reference) {
+            true => orders.into_iter().filter(has_reference).collect(),
+            false => orders,
         };
-        // The group of each order, where every order has one.
-        let everywhere = |label: &str| -> Option<Vec<Group>> {
-            orders.iter().map(|stream| group(stream, label)).collect()
-        };
-        let labels = orders[0].groups.iter().map(|group| group.label.as_str());
-        let groups: Vec<(&str, Vec<Group>)> = labels
-            .filter_map(|label| Some((label, everywhere(label)?)))
-            .collect();
-        let compared = groups.iter().find(|(label, _)| *label == reference);
-        let differences = compared.into_iter().flat_map(|(_, reference)| {
-            let others = groups
-                .iter()
-                .filter(|(_, other)| other[0].label != reference[0].label);
-            others.map(move |(label, group)| {
-                let pairs = group.iter().zip(reference);
-                let pairs: Vec<(&RunRecord, &RunRecord)> = pairs
-                    .flat_map(|(group, reference)| group.pairs(reference))
-                    .collect();
-                difference(label, &pairs, &BTreeMap::new())
-            })
-        });
-        Self {
-            tasks,
-            orders: orders.len(),
-            differences: differences.collect(),
-            groups: groups
-                .iter()
-                .map(|(label, groups)| AcrossGroup::new(label, groups))
-                .collect(),
+        let (first, others) = orders.split_first()?;
+        if others.is_empty() {
+            return None;
         }
+        let labels = first.groups.iter().map(|group| group.label.as_str());
+        let members: Vec<Member<'_>> = labels
+            .filter_map(|label| Member::of(&orders, label))
+            .collect();
+        let compared = members.iter().find(|member| member.label() == reference);
+        let others = members.iter().filter(|member| member.label() != reference);
+        let differences = compared.map_or_else(Vec::new, |reference| {
+            others.map(|member| member.minus(reference)).collect()
+        });
+        (!members.is_empty()).then(|| Self {
+            orders: orders.iter().map(|stream| stream.tasks.clone()).collect(),
+            groups: members.iter().map(Member::summary).collect(),
+            differences,
+        })
     }
 
     /// The lines of the results table.
@@ -105,89 +94,152 @@ impl AcrossOrders {
             .map(|group| ResultLine {
                 label: &group.label,
                 method: &group.method,
-                runs: group.runs,
+                seeds: group.seeds.len(),
                 metrics: &group.metrics,
             })
             .collect()
     }
 }
 
-impl AcrossGroup {
-    fn new(label: &str, groups: &[Group]) -> Self {
-        let runs: Vec<&RunResults> = groups
-            .iter()
-            .flat_map(|group| group.runs.iter().map(|run| &run.results))
-            .collect();
+impl<'a> Member<'a> {
+    /// `None` if an order lacks the group, or no seed is in every order.
+    fn of(orders: &[&'a Stream], label: &str) -> Option<Self> {
+        let groups = orders.iter().map(|stream| stream.group(label));
+        let groups: Vec<&Group> = groups.collect::<Option<_>>()?;
+        let (first, others) = groups.split_first()?;
+        let everywhere = |seed: &u64| others.iter().all(|group| group.with_seed(*seed).is_some());
+        let seeds = first.runs.iter().map(|run| run.results.seed);
+        let seeds: Vec<u64> = seeds.filter(everywhere).collect();
+        (!seeds.is_empty()).then_some(Self { groups, seeds })
+    }
+
+    fn label(&self) -> &str {
+        &self.groups[0].label
+    }
+
+    /// The mean over the orders; `None` if one has no value.
+    fn value(&self, seed: u64, metric: Metric) -> Option<f64> {
+        let of = |group: &&Group| metric.of(&group.with_seed(seed)?.results);
+        let values: Vec<f64> = self.groups.iter().map(of).collect::<Option<_>>()?;
+        mean(&values)
+    }
+
+    fn summary(&self) -> AcrossGroup {
         let over = |metric: Metric| {
-            let values: Vec<f64> = runs.iter().filter_map(|run| metric.of(run)).collect();
-            (metric, Spread::of(&values))
+            let values = self
+                .seeds
+                .iter()
+                .filter_map(|seed| self.value(*seed, metric));
+            (metric, Spread::of(&values.collect::<Vec<_>>()))
         };
-        Self {
-            label: label.to_owned(),
-            method: groups[0].method().to_owned(),
-            runs: runs.len(),
+        AcrossGroup {
+            label: self.label().to_owned(),
+            method: self.groups[0].method().to_owned(),
+            seeds: self.seeds.clone(),
             metrics: Metric::ALL.map(over).into(),
         }
+    }
+
+    fn minus(&self, reference: &Self) -> Difference {
+        let both = |seed: &&u64| reference.seeds.contains(seed);
+        let seeds: Vec<u64> = self.seeds.iter().filter(both).copied().collect();
+        let differences = |metric: Metric| {
+            let difference =
+                |seed: &u64| Some(self.value(*seed, metric)? - reference.value(*seed, metric)?);
+            seeds.iter().filter_map(difference).collect()
+        };
+        Difference::new(self.label(), seeds.clone(), differences, &BTreeMap::new())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::group::group;
+    use crate::record::RunRecord;
     use crate::summary::ReportSummary;
     use crate::testing::{results, write_run};
 
-    /// Two orders of two tasks: seeds 1 and 2 of two methods in both, a third method in one of them, another set of tasks.
-    #[test]
-    fn orders_of_the_same_tasks_are_taken_together() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut runs = Vec::new();
-        let mut add = |order: &[&str], method: &str, seed, rows: [f64; 4]| {
-            let mut results = results(method, seed, &rows);
-            results.tasks = order.iter().map(|task| (*task).to_owned()).collect();
-            let run = dir.path().join(runs.len().to_string());
-            write_run(&run, &results);
-            runs.push((None, RunRecord::read(&run).unwrap()));
-        };
-        for (order, gain) in [(["a", "b"], 0.0), (["b", "a"], 8.0)] {
-            for seed in [1, 2] {
-                add(&order, "aso-lora", seed, [80.0, 25.0, 60.0, 90.0 + gain]);
-                add(
-                    &order,
-                    "o-lora",
-                    seed,
-                    [80.0, 25.0, 60.0, 88.0 + seed as f64],
-                );
-            }
-        }
-        add(&["a", "b"], "ewc", 1, [80.0, 25.0, 60.0, 90.0]);
-        add(&["a", "c"], "aso-lora", 1, [80.0, 25.0, 60.0, 90.0]);
-        let summary = ReportSummary::new(&group(runs).unwrap(), None).unwrap();
-        let [across] = &summary.across[..] else {
-            panic!("{:?}", summary.across)
-        };
-        assert_eq!(
-            (&across.tasks[..], across.orders),
-            (&["a".to_owned(), "b".to_owned()][..], 2)
-        );
-        let labels: Vec<&str> = across
-            .groups
+    type Run = (&'static [&'static str], &'static str, u64, [f64; 4]);
+
+    fn across(dir: &Path, runs: &[Run]) -> Vec<AcrossOrders> {
+        let records = runs
             .iter()
-            .map(|group| group.label.as_str())
+            .enumerate()
+            .map(|(at, (order, method, seed, rows))| {
+                let mut results = results(method, *seed, rows);
+                results.tasks = order.iter().map(|task| (*task).to_owned()).collect();
+                let run = dir.join(at.to_string());
+                write_run(&run, &results);
+                (None, RunRecord::read(&run).unwrap())
+            });
+        let streams = group(records.collect()).unwrap();
+        ReportSummary::new(&streams, None).unwrap().across
+    }
+
+    const AB: &[&str] = &["a", "b"];
+    const BA: &[&str] = &["b", "a"];
+
+    /// AP is the mean of the last two numbers.
+    const RUNS: &[Run] = &[
+        (AB, "aso-lora", 1, [80.0, 25.0, 60.0, 90.0]),
+        (AB, "aso-lora", 2, [80.0, 25.0, 64.0, 90.0]),
+        (AB, "aso-lora", 3, [80.0, 25.0, 0.0, 0.0]),
+        (AB, "o-lora", 2, [80.0, 25.0, 50.0, 80.0]),
+        (AB, "o-lora", 1, [80.0, 25.0, 61.0, 90.0]),
+        (BA, "aso-lora", 1, [80.0, 25.0, 70.0, 90.0]),
+        (BA, "aso-lora", 2, [80.0, 25.0, 76.0, 90.0]),
+        (BA, "o-lora", 1, [80.0, 25.0, 73.0, 90.0]),
+        (BA, "o-lora", 2, [80.0, 25.0, 90.0, 90.0]),
+        // In one order only; an order and tasks that the reference does not have.
+        (AB, "ewc", 1, [80.0, 25.0, 60.0, 90.0]),
+        (&["a", "c"], "aso-lora", 1, [80.0, 25.0, 60.0, 90.0]),
+    ];
+
+    // aso-lora: seed 1 (75 + 80) / 2, seed 2 (77 + 83) / 2; o-lora: (75.5 + 81.5) / 2, (65 + 90) / 2
+    // import numpy as np; d = np.array([78.5 - 77.5, 77.5 - 80]); d.mean(), d.std(ddof=1)
+    #[test]
+    fn a_seed_counts_once_with_its_mean_over_orders() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = across(dir.path(), RUNS);
+        let [across] = &found[..] else {
+            panic!("{found:?}")
+        };
+        assert_eq!(across.orders, [AB, BA]);
+        let groups = across.groups.iter();
+        let groups: Vec<(&str, &[u64])> = groups
+            .map(|group| (group.label.as_str(), &group.seeds[..]))
             .collect();
-        assert_eq!(labels, ["aso-lora", "o-lora"]);
-        // AP of aso-lora: 75, 75, 79, 79.
+        assert_eq!(groups, [("aso-lora", &[1, 2][..]), ("o-lora", &[1, 2])]);
         let ap = across.groups[0].metrics[&Metric::Ap].unwrap();
-        assert_eq!((ap.mean, ap.n, across.groups[0].runs), (77.0, 4, 4));
-        // o-lora minus aso-lora: -0.5, 0, -4.5, -4.
+        assert_eq!((ap.mean, ap.n), (78.75, 2));
         let [difference] = &across.differences[..] else {
             panic!("{:?}", across.differences)
         };
-        assert_eq!(difference.seeds, [1, 2, 1, 2]);
+        assert_eq!(difference.seeds, [1, 2]);
         let ap = difference.metrics[&Metric::Ap].as_ref().unwrap();
-        assert_eq!((ap.mean, ap.n, ap.examples_interval), (-2.25, 4, None));
-        // Of 16 assignments of signs to 0.5, 0, 4.5 and 4, the sum is as large in 4.
-        assert_eq!(ap.sign_flip_p, Some(0.25));
+        assert_eq!((ap.mean, ap.n, ap.examples_interval), (-0.75, 2, None));
+        assert!((ap.sd.unwrap() - 3.5 / f64::sqrt(2.0)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_missing_value_or_a_stray_order_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        // The second order has no run of the reference.
+        let mut runs = RUNS[..5].to_vec();
+        runs.push((BA, "ewc", 1, [80.0, 25.0, 60.0, 90.0]));
+        assert_eq!(across(&dir.path().join("stray"), &runs), []);
+        let mut runs = RUNS.to_vec();
+        // One number of one order: the seed has no mean over the orders.
+        let unknown = runs
+            .iter_mut()
+            .find(|run| (run.0, run.1, run.2) == (BA, "o-lora", 2));
+        // JSON has no NaN: it is null in the file.
+        unknown.unwrap().3[3] = f64::NAN;
+        let found = across(&dir.path().join("unknown"), &runs);
+        let ap = |group: usize| found[0].groups[group].metrics[&Metric::Ap].unwrap();
+        assert_eq!((ap(0).n, ap(1).n, ap(1).mean), (2, 1, 78.5));
     }
 }

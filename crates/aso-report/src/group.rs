@@ -32,6 +32,13 @@ pub struct Group {
     pub runs: Vec<RunRecord>,
 }
 
+impl Stream {
+    /// The group with this label.
+    pub fn group(&self, label: &str) -> Option<&Group> {
+        self.groups.iter().find(|group| group.label == label)
+    }
+}
+
 impl Group {
     /// The runs of this group and another one that have the same seed.
     pub fn pairs<'a>(&'a self, other: &'a Self) -> Vec<(&'a RunRecord, &'a RunRecord)> {
@@ -264,12 +271,13 @@ mod tests {
             2,
             "[train]\nlog_every = 3\nlr = 0.1",
         );
+        // A key with its default is the same as none.
         write(
             dir.path(),
             "a1",
             "o-lora",
             1,
-            "[train]\nlog_every = 4\nlr = 0.1",
+            "[train]\nlog_every = 4\nlr = 0.1\n[attribution]\ncompare = \"without\"",
         );
         write(dir.path(), "b1", "seq-lora", 1, "[train]\nlr = 0.1");
         let streams = read_streams(&[source(None, dir.path())]).unwrap();
@@ -292,8 +300,8 @@ mod tests {
     #[test]
     fn labels_say_what_differs() {
         let dir = tempfile::tempdir().unwrap();
-        let a = "[method]\nlambda1 = 0.5\n[train]\nlr = 0.1\n[lora]\nrank = 8";
-        let b = "[method]\nlambda1 = 1.0\n[train]\nlr = 0.1\n[lora]\nrank = 8";
+        let a = "[method]\nlambda1 = 0.5\n[train]\nlr = 0.1\nmicro_batch = 8";
+        let b = "[method]\nlambda1 = 1.0\n[train]\nlr = 0.1\nmicro_batch = 8";
         let c = "[method]\nlambda1 = 1.0\n[train]\nlr = 0.1";
         write(dir.path(), "a", "o-lora", 1, a);
         write(dir.path(), "b", "o-lora", 1, b);
@@ -308,9 +316,9 @@ mod tests {
             .collect();
         let expected = [
             "new",
-            "o-lora (rank=8, lambda1=0.5)",
-            "o-lora (rank=8, lambda1=1.0)",
-            "o-lora (rank=unset, lambda1=1.0)",
+            "o-lora (lambda1=0.5, micro_batch=8)",
+            "o-lora (lambda1=1.0, micro_batch=8)",
+            "o-lora (lambda1=1.0, micro_batch=unset)",
             "seq-lora",
         ];
         assert_eq!(labels, expected);

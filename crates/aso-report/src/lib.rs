@@ -246,6 +246,64 @@ mod tests {
     }
 
     #[test]
+    fn several_orders_have_a_part_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        for (at, order) in [["a", "b"], ["b", "a"]].iter().enumerate() {
+            for (method, seed, last) in [
+                ("o-lora", 1, 90.0),
+                ("o-lora", 2, 85.0),
+                ("aso-lora", 1, 91.0),
+            ] {
+                let mut results =
+                    results(method, seed, &[80.0, 25.0, 60.0, last + 2.0 * at as f64]);
+                results.tasks = order.map(str::to_owned).into();
+                write_run(&dir.path().join(format!("{at}-{method}-{seed}")), &results);
+            }
+        }
+        let source = dir.path().to_str().unwrap().parse().unwrap();
+        let report = Report::read(&[source], None).unwrap();
+        // o-lora's AP: (75 + 76) / 2 and (72.5 + 73.5) / 2; aso-lora's: (75.5 + 76.5) / 2.
+        let markdown = report.markdown();
+        let (before, _) = markdown.split_once("## a \u{2192} b").unwrap();
+        let title = "## 2 orders of a and b";
+        for part in [
+            title,
+            "| o-lora | 2 | <u>74.25 \u{b1} 1.77</u> |",
+            "| o-lora | AP | -0.50 | 1 |",
+        ] {
+            assert!(before.contains(part), "{part} in\n{before}");
+        }
+        let page = report.html().unwrap();
+        let (before, after) = page.split_once("id=\"stream-1\"").unwrap();
+        for part in [
+            "href=\"#orders-1\"",
+            "id=\"orders-1\"",
+            "2 orders of the same 2 tasks",
+            "74.25",
+        ] {
+            assert!(before.contains(part), "{part} in\n{before}");
+        }
+        assert!(
+            before.contains("What the columns mean") && after.contains("What the columns mean")
+        );
+        // One order alone has no such part.
+        let one = dir
+            .path()
+            .join("0-o-lora-1")
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(
+            Report::read(&[one], None)
+                .unwrap()
+                .summary()
+                .across
+                .is_empty()
+        );
+    }
+
+    #[test]
     fn labels_are_escaped() {
         let dir = tempfile::tempdir().unwrap();
         let runs = dir.path().join("runs");

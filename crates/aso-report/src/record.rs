@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::UNIX_EPOCH;
 
-use aso_trainer::config::MethodName;
+use aso_trainer::config::{MethodName, RunConfig};
 use aso_trainer::files::{CONFIG_FILE, FilesError, read_json};
 use aso_trainer::results::{RESULTS_FILE, RunResults};
 use aso_trainer::similarity::{SIMILARITY_FILE, TaskSimilarities};
@@ -65,7 +65,8 @@ pub struct RunRecord {
     pub results: RunResults,
     /// `config.toml` as it is; empty where there is none.
     pub config_text: String,
-    /// The keys of `config.toml` with their sections, and their values as in TOML.
+    /// The keys of `config.toml` with their sections, and their values as in TOML. A key that an earlier version did not know has
+    /// its default, with which such a run also goes on. Empty where there is no file.
     pub config: BTreeMap<String, String>,
     /// `metrics.jsonl`; empty where there is none.
     pub steps: Vec<StepRecord>,
@@ -128,7 +129,12 @@ impl RunRecord {
             true => Some(read_similarity(&similarity_file)?),
             false => None,
         };
-        let config = flatten(&config_file, &config_text)?;
+        let mut config = flatten(&config_file, &config_text)?;
+        if !config.is_empty() {
+            for (key, value) in defaults() {
+                config.entry(key).or_insert(value);
+            }
+        }
         let frozen = config
             .get("lora.freeze_a")
             .is_some_and(|value| value == "true");
@@ -270,23 +276,6 @@ fn read_similarity(path: &Path) -> Result<TaskSimilarities, ReportError> {
 /// The keys of a configuration with their sections. Read as plain TOML, so that runs of other versions with other
 /// keys can be compared.
 fn flatten(path: &Path, text: &str) -> Result<BTreeMap<String, String>, ReportError> {
-    fn descend(prefix: &str, table: &toml::Table, keys: &mut BTreeMap<String, String>) {
-        for (key, value) in table {
-            let key = match prefix {
-                "" => key.clone(),
-                _ => format!("{prefix}.{key}"),
-            };
-            match value {
-                toml::Value::Table(table) => descend(&key, table, keys),
-                value => {
-                    let text = value
-                        .as_str()
-                        .map_or_else(|| value.to_string(), str::to_owned);
-                    keys.insert(key, text);
-                }
-            }
-        }
-    }
     let table: toml::Table = toml::from_str(text).map_err(|source| ReportError::Config {
         path: path.to_owned(),
         source: Box::new(source),
@@ -294,6 +283,33 @@ fn flatten(path: &Path, text: &str) -> Result<BTreeMap<String, String>, ReportEr
     let mut keys = BTreeMap::new();
     descend("", &table, &mut keys);
     Ok(keys)
+}
+
+/// Every key that has a default, with it.
+fn defaults() -> BTreeMap<String, String> {
+    let mut keys = BTreeMap::new();
+    if let Ok(table) = toml::Table::try_from(RunConfig::default()) {
+        descend("", &table, &mut keys);
+    }
+    keys
+}
+
+fn descend(prefix: &str, table: &toml::Table, keys: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        let key = match prefix {
+            "" => key.clone(),
+            _ => format!("{prefix}.{key}"),
+        };
+        match value {
+            toml::Value::Table(table) => descend(&key, table, keys),
+            value => {
+                let text = value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned);
+                keys.insert(key, text);
+            }
+        }
+    }
 }
 
 /// The lines of a JSONL file, each parsed; an incomplete last line, which a killed process leaves, is passed over.
@@ -502,6 +518,8 @@ mod tests {
         let record = RunRecord::read(&run).unwrap();
         assert_eq!(record.config["method.name"], "o-lora");
         assert_eq!(record.config["stream.overrides.a.lr"], "0.001");
+        // Not in the file.
+        assert_eq!(record.config["attribution.compare"], "without");
         assert_eq!(record.steps.len(), 3);
         assert_eq!(record.steps_per_task(), [2, 1]);
         assert_eq!(record.trainable_parameters, Some(8 * 128 + 64 * 8));

@@ -154,6 +154,34 @@ pub struct PairedDifference {
     pub examples_interval: Option<Interval>,
 }
 
+impl Difference {
+    /// The statistics of paired differences, which `values` gives for a metric, one for each seed that has it.
+    pub(crate) fn new(
+        label: &str,
+        seeds: Vec<u64>,
+        values: impl Fn(Metric) -> Vec<f64>,
+        intervals: &BTreeMap<Metric, Interval>,
+    ) -> Self {
+        let paired = |metric: Metric| {
+            let differences = values(metric);
+            let summary = Spread::of(&differences)?;
+            Some(PairedDifference {
+                mean: summary.mean,
+                sd: summary.sd,
+                n: summary.n,
+                seeds_interval: t_interval(&differences),
+                sign_flip_p: sign_flip_p(&differences),
+                examples_interval: intervals.get(&metric).copied(),
+            })
+        };
+        Self {
+            label: label.to_owned(),
+            seeds,
+            metrics: Metric::ALL.map(|metric| (metric, paired(metric))).into(),
+        }
+    }
+}
+
 impl ReportSummary {
     /// Computes all numbers. `reference` is the label or the method's name of the group to compare with; left out,
     /// `aso-lora` or else the first group.
@@ -178,7 +206,7 @@ impl ReportSummary {
 pub(crate) struct ResultLine<'a> {
     pub(crate) label: &'a str,
     pub(crate) method: &'a str,
-    pub(crate) runs: usize,
+    pub(crate) seeds: usize,
     pub(crate) metrics: &'a BTreeMap<Metric, Option<Spread>>,
 }
 
@@ -229,7 +257,7 @@ impl StreamSummary {
             .map(|group| ResultLine {
                 label: &group.label,
                 method: &group.method,
-                runs: group.runs.len(),
+                seeds: group.runs.len(),
                 metrics: &group.metrics,
             })
             .collect()
@@ -261,9 +289,8 @@ fn find_reference(streams: &[Stream], wanted: Option<&str>) -> Result<String, Re
 }
 
 fn summarise(stream: &Stream, reference: &str) -> Result<StreamSummary, ReportError> {
-    let compared = stream.groups.iter().find(|group| group.label == reference);
     let mut differences = Vec::new();
-    if let Some(reference) = compared {
+    if let Some(reference) = stream.group(reference) {
         let mut scores = ScoreCache::default();
         for group in stream
             .groups
@@ -272,7 +299,14 @@ fn summarise(stream: &Stream, reference: &str) -> Result<StreamSummary, ReportEr
         {
             let pairs = group.pairs(reference);
             let intervals = examples_intervals(&pairs, &mut scores)?;
-            differences.push(difference(&group.label, &pairs, &intervals));
+            let seeds = pairs.iter().map(|(run, _)| run.results.seed).collect();
+            let values = |metric: Metric| {
+                let values = pairs.iter().filter_map(|(run, other)| {
+                    Some(metric.of(&run.results)? - metric.of(&other.results)?)
+                });
+                values.collect()
+            };
+            differences.push(Difference::new(&group.label, seeds, values, &intervals));
         }
     }
     Ok(StreamSummary {
@@ -363,34 +397,6 @@ fn cost(group: &Group) -> Cost {
             let timings = &run.results.timings;
             Some(timings.zero_shot + total(&timings.evaluation)?)
         }),
-    }
-}
-
-/// The differences over pairs of runs, with intervals over examples where there are any.
-pub(crate) fn difference(
-    label: &str,
-    pairs: &[(&RunRecord, &RunRecord)],
-    intervals: &BTreeMap<Metric, Interval>,
-) -> Difference {
-    let metric = |metric: Metric| {
-        let differences: Vec<f64> = pairs
-            .iter()
-            .filter_map(|(run, other)| Some(metric.of(&run.results)? - metric.of(&other.results)?))
-            .collect();
-        let summary = Spread::of(&differences)?;
-        Some(PairedDifference {
-            mean: summary.mean,
-            sd: summary.sd,
-            n: summary.n,
-            seeds_interval: t_interval(&differences),
-            sign_flip_p: sign_flip_p(&differences),
-            examples_interval: intervals.get(&metric).copied(),
-        })
-    };
-    Difference {
-        label: label.to_owned(),
-        seeds: pairs.iter().map(|(run, _)| run.results.seed).collect(),
-        metrics: Metric::ALL.map(|key| (key, metric(key))).into(),
     }
 }
 

@@ -308,6 +308,8 @@ mod tests {
         assert_eq!(seen.average_performance(), Some(65.0));
         assert_eq!(seen.backward_transfer(), Some(-20.0));
         assert_eq!(seen.forgetting(), Some(20.0));
+        let of = |task| forgetting_of(seen.rows(), task);
+        assert_eq!((of(0), of(1), of(9)), (Some(20.0), None, None));
         assert_eq!(seen.forward_transfer(), None);
         seen.grow(3);
         assert_eq!(

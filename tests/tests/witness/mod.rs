@@ -186,14 +186,21 @@ pub(crate) fn check_tasks(
     tensors: &Tensors,
 ) {
     for (comparison, name) in [
-        (TaskComparison::Without, "aso_per_task.rho"),
-        (TaskComparison::Alone, "aso_alone.rho"),
+        (TaskComparison::Without, "aso_per_task"),
+        (TaskComparison::Alone, "aso_alone"),
     ] {
         let measured = attributor.measure_tasks(model, batch, 2, comparison);
         let tasks = measured.unwrap().unwrap().tasks;
-        let rho = tasks.iter().map(|task| task.mean().unwrap() as f32);
-        let rho: Vec<f32> = rho.collect();
-        assert_close(name, &rho, expect(tensors, name), ATTRIBUTION_TOLERANCE);
+        let blocks = tasks.iter().flat_map(|task| &task.blocks);
+        let similarity = blocks.map(|rho| rho.unwrap() as f32).collect();
+        let rho = tasks
+            .iter()
+            .map(|task| task.mean().unwrap() as f32)
+            .collect();
+        for (part, found) in [("similarity", similarity), ("rho", rho)] {
+            let (name, found): (String, Vec<f32>) = (format!("{name}.{part}"), found);
+            assert_close(&name, &found, expect(tensors, &name), ATTRIBUTION_TOLERANCE);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value};
 use serde::Serialize;
 
-use super::table::{Over, Table, cost, differences, general, results, spread};
+use super::table::{Table, cost, differences, general, results, sentence, spread};
 use crate::ReportError;
 use crate::across::AcrossOrders;
 use crate::group::{Group, Stream};
@@ -27,16 +27,18 @@ struct Page {
     runs: usize,
     methods: usize,
     reference: String,
+    /// Heading and meaning of each metric.
+    metrics: Vec<[&'static str; 2]>,
     across: Vec<AcrossSection>,
     streams: Vec<Section>,
 }
 
-/// All orders of the same tasks.
+/// Several orders of the same tasks.
 #[derive(Serialize)]
 struct AcrossSection {
     id: String,
-    tasks: Vec<String>,
-    orders: usize,
+    tasks: String,
+    orders: Vec<Vec<String>>,
     results: Table,
     differences: Option<Table>,
     all_differences: Option<Table>,
@@ -54,7 +56,6 @@ struct Section {
     all_differences: Option<Table>,
     general: Option<Table>,
     cost: Table,
-    metrics: Vec<[&'static str; 2]>,
     figures: Figures,
     settings: Settings,
 }
@@ -106,6 +107,7 @@ pub(crate) fn html(streams: &[Stream], report: &ReportSummary) -> Result<String,
     for (at, (stream, summary)) in streams.iter().zip(&report.streams).enumerate() {
         sections.push(section(at, stream, summary, report)?);
     }
+    let metrics = Metric::ALL.map(|metric| [metric.heading(), metric.meaning()]);
     let across = report.across.iter().enumerate();
     let across = across.map(|(at, across)| across_section(at, across, &report.reference));
     let groups = || streams.iter().flat_map(|stream| &stream.groups);
@@ -118,6 +120,7 @@ pub(crate) fn html(streams: &[Stream], report: &ReportSummary) -> Result<String,
         runs: groups().map(|group| group.runs.len()).sum(),
         methods: labels.len(),
         reference: report.reference.clone(),
+        metrics: metrics.to_vec(),
         across: across.collect(),
         streams: sections,
     };
@@ -136,19 +139,18 @@ pub(crate) fn html(streams: &[Stream], report: &ReportSummary) -> Result<String,
 }
 
 /// The differences in AP, and those in all metrics; nothing without any.
-fn both_differences(list: &[Difference], reference: &str, over: Over) -> [Option<Table>; 2] {
+fn both_differences(list: &[Difference], reference: &str) -> [Option<Table>; 2] {
     [&[Metric::Ap][..], &Metric::ALL]
-        .map(|metrics| (!list.is_empty()).then(|| differences(list, reference, metrics, over)))
+        .map(|metrics| (!list.is_empty()).then(|| differences(list, reference, metrics)))
 }
 
 fn across_section(at: usize, across: &AcrossOrders, reference: &str) -> AcrossSection {
-    let [differences, all_differences] =
-        both_differences(&across.differences, reference, Over::Runs);
+    let [differences, all_differences] = both_differences(&across.differences, reference);
     AcrossSection {
         id: format!("orders-{}", at + 1),
-        tasks: across.tasks.clone(),
-        orders: across.orders,
-        results: results(&across.lines(), Over::Runs),
+        tasks: sentence(&across.orders[0]),
+        orders: across.orders.clone(),
+        results: results(&across.lines()),
         differences,
         all_differences,
     }
@@ -160,21 +162,18 @@ fn section(
     summary: &StreamSummary,
     report: &ReportSummary,
 ) -> Result<Section, ReportError> {
-    let metrics = Metric::ALL.map(|metric| [metric.heading(), metric.meaning()]);
     let figures = stream_figures(stream, summary, report, "", false)?;
-    let [differences, all_differences] =
-        both_differences(&summary.differences, &report.reference, Over::Seeds);
+    let [differences, all_differences] = both_differences(&summary.differences, &report.reference);
     Ok(Section {
         id: format!("stream-{}", at + 1),
         tasks: stream.tasks.clone(),
         cards: cards(stream, summary),
         legend: stream.groups.iter().map(entry).collect(),
-        results: results(&summary.lines(), Over::Seeds),
+        results: results(&summary.lines()),
         differences,
         all_differences,
         general: general(summary),
         cost: cost(summary),
-        metrics: metrics.to_vec(),
         figures: inline(figures),
         settings: settings(stream),
     })

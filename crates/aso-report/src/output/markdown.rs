@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::table::{Cell, Mark, Over, Table, cost, differences, general, results};
+use super::table::{Cell, Mark, Table, cost, differences, general, results, sentence};
 use crate::metric::Metric;
 use crate::summary::ReportSummary;
 
@@ -10,25 +10,27 @@ use crate::summary::ReportSummary;
 /// best underlined.
 pub(crate) fn markdown(report: &ReportSummary) -> String {
     let mut text = String::from("# Continual-learning report\n");
+    // Writing to a string cannot fail.
     for across in &report.across {
-        let tasks = escape(&across.tasks.join(", "));
-        let _ = write!(text, "\n## All {} orders of {tasks}\n", across.orders);
-        text += "\nScores in percent, mean \u{b1} standard deviation over runs.\n";
-        section(&mut text, "Results", &results(&across.lines(), Over::Runs));
+        let tasks = sentence(&across.orders[0]);
+        let count = across.orders.len();
+        let _ = write!(text, "\n## {count} orders of {}\n", escape(&tasks));
+        text += "\nScores in percent. The value of a seed is its mean over the orders below; mean \u{b1} standard deviation over \
+                 seeds.\n";
+        section(&mut text, "Results", &results(&across.lines()));
         if !across.differences.is_empty() {
             let (differs, reference) = (&across.differences, &report.reference);
-            let table = differences(differs, reference, &Metric::ALL, Over::Runs);
+            let table = differences(differs, reference, &Metric::ALL);
             section(&mut text, "Differences", &table);
         }
     }
     for stream in &report.streams {
-        // Writing to a string cannot fail.
         let _ = write!(text, "\n## {}\n", escape(&stream.tasks.join(" \u{2192} ")));
         text += "\nScores in percent, mean \u{b1} standard deviation over seeds.\n";
-        section(&mut text, "Results", &results(&stream.lines(), Over::Seeds));
+        section(&mut text, "Results", &results(&stream.lines()));
         if !stream.differences.is_empty() {
             let (differs, reference) = (&stream.differences, &report.reference);
-            let table = differences(differs, reference, &Metric::ALL, Over::Seeds);
+            let table = differences(differs, reference, &Metric::ALL);
             section(&mut text, "Differences", &table);
         }
         if let Some(table) = general(stream) {

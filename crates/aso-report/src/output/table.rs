@@ -74,17 +74,19 @@ fn interval(interval: Option<Interval>) -> String {
     )
 }
 
-/// What a table's numbers are over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Over {
-    /// The seeds of one order.
-    Seeds,
-    /// Pairs of an order and a seed.
-    Runs,
+/// Tasks by name, whatever their order: `a, b and c`.
+pub(super) fn sentence(tasks: &[String]) -> String {
+    let mut names: Vec<&str> = tasks.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    match names.split_last() {
+        Some((last, [])) => (*last).to_owned(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+        None => String::new(),
+    }
 }
 
 /// All metrics of all groups; best and second best of each column marked where there is something to compare.
-pub(super) fn results(lines: &[ResultLine<'_>], over: Over) -> Table {
+pub(super) fn results(lines: &[ResultLine<'_>]) -> Table {
     let metrics = Metric::ALL.map(|metric| Heading {
         text: format!(
             "{} {}",
@@ -97,11 +99,7 @@ pub(super) fn results(lines: &[ResultLine<'_>], over: Over) -> Table {
         ),
         title: Some(metric.meaning()),
     });
-    let count = match over {
-        Over::Seeds => "seeds",
-        Over::Runs => "runs",
-    };
-    let fixed = [heading("method"), heading(count)];
+    let fixed = [heading("method"), heading("seeds")];
     let row = |(at, line): (usize, &ResultLine<'_>)| {
         let metric = |metric: Metric| {
             let mark = match rank(lines, at, metric) {
@@ -113,12 +111,12 @@ pub(super) fn results(lines: &[ResultLine<'_>], over: Over) -> Table {
             let summary = line.metric(metric);
             let mut text = spread(summary);
             // Fewer runs than the row says.
-            if let Some(summary) = summary.filter(|summary| summary.n < line.runs) {
+            if let Some(summary) = summary.filter(|summary| summary.n < line.seeds) {
                 text = format!("{text} (n = {})", summary.n);
             }
             Cell { text, mark }
         };
-        let fixed = [plain(line.label), plain(line.runs.to_string())];
+        let fixed = [plain(line.label), plain(line.seeds.to_string())];
         fixed.into_iter().chain(Metric::ALL.map(metric)).collect()
     };
     Table {
@@ -132,38 +130,34 @@ pub(super) fn differences(
     differences: &[Difference],
     reference: &str,
     metrics: &[Metric],
-    over: Over,
 ) -> Table {
     let minus = format!("minus {reference}");
     let several = metrics.len() > 1;
     let metric = several.then(|| heading("metric"));
-    let (count, interval_over, p_over) = match over {
-        Over::Seeds => (
-            "seeds",
-            "Student's t over the differences of the seeds that both have",
-            "exact sign-flip test over seeds",
-        ),
-        Over::Runs => (
-            "pairs",
-            "Student's t over the differences of the pairs of an order and a seed that both have",
-            "exact sign-flip test over pairs",
-        ),
-    };
     let titled = |text: &str, title| Heading {
         text: text.to_owned(),
         title: Some(title),
     };
-    let examples = titled(
-        "95 % over examples",
-        "paired bootstrap over test examples, drawn within each task",
-    );
     let header = [
         heading(&minus),
-        heading(count),
-        titled(&format!("95 % over {count}"), interval_over),
-        titled("p", p_over),
+        heading("seeds"),
+        titled(
+            "95 % over seeds",
+            "Student's t over the differences of the seeds that both have",
+        ),
+        titled("p", "exact sign-flip test over seeds"),
     ];
-    let examples = (over == Over::Seeds).then_some(examples);
+    // Comparisons over several orders have no such intervals.
+    let all = differences.iter().flat_map(|one| one.metrics.values());
+    let known = all
+        .flatten()
+        .any(|paired| paired.examples_interval.is_some());
+    let examples = known.then(|| {
+        titled(
+            "95 % over examples",
+            "paired bootstrap over test examples, drawn within each task",
+        )
+    });
     let row = |difference: &Difference, metric: Metric| {
         let paired = difference.metrics.get(&metric)?.as_ref()?;
         let change = match paired.sd {
@@ -179,7 +173,7 @@ pub(super) fn differences(
             interval(paired.seeds_interval),
             p.unwrap_or_else(|| NOTHING.to_owned()),
         ];
-        let examples = (over == Over::Seeds).then(|| interval(paired.examples_interval));
+        let examples = known.then(|| interval(paired.examples_interval));
         Some(first.chain(numbers).chain(examples).map(plain).collect())
     };
     let rows = differences.iter().flat_map(|difference| {

@@ -634,6 +634,10 @@ mod tests {
             ),
             ("[attribution]\ncompare = \"alone\"", "attribution.compare"),
             (
+                "[attribution]\nper_task = true\nper_block = true",
+                "attribution.per_block",
+            ),
+            (
                 "[attribution]\npreset = \"reference\"\nstack = \"decoder\"",
                 "attribution.stack",
             ),

@@ -347,6 +347,13 @@ fn method_and_attribution(config: &RunConfig) -> Result<(), Violation> {
             "per_task = false",
         ));
     }
+    if attribution.per_block && attribution.per_task {
+        return Err(Violation::new(
+            "attribution.per_block",
+            "one of per_task and per_block: a weight belongs to a task or to a block",
+            "both",
+        ));
+    }
     if attribution.per_block && attribution.stack.is_some() {
         let expected = "no stack beside per_block = true, which taps both";
         let found = attribution.tapped_stack().as_str();

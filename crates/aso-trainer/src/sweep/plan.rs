@@ -545,6 +545,7 @@ pub fn check_inputs(runs: &[PlannedRun], dev: bool) -> Result<(), SweepError> {
             models.push(dir);
         }
         let data = &run.config.data;
+        let wanted_by = if dev { "`aso tune`" } else { "`train.select`" };
         let dev = dev || run.config.train.select == Select::BestOnDev;
         let stream = run.config.tasks()?.into_iter().map(|task| (task, dev));
         let general = run.config.eval.general_tasks.iter().flatten();
@@ -566,7 +567,7 @@ pub fn check_inputs(runs: &[PlannedRun], dev: bool) -> Result<(), SweepError> {
                 .task(&task)
                 .map_err(|error| unusable(error.into()))?;
             if dev {
-                check_dev(source.as_ref(), &task, "`aso tune`").map_err(unusable)?;
+                check_dev(source.as_ref(), &task, wanted_by).map_err(unusable)?;
             }
             tasks.push((data.format, data.path.clone(), task, dev));
         }

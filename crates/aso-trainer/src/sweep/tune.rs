@@ -49,7 +49,8 @@ pub struct Choice {
     /// The best candidate, from 1: the highest mean AP on dev, the first of several. `None` while a run that
     /// could change the choice is not finished.
     pub chosen: Option<usize>,
-    /// The keys whose chosen value is the lowest or the highest of three or more numbers: the best one may lie beyond.
+    /// The keys whose chosen value is the lowest or the highest of three or more numbers: the best one may lie beyond. A key that
+    /// not every candidate sets is left out.
     pub at_edge: Vec<String>,
 }
 
@@ -141,7 +142,7 @@ fn best(candidates: &[Candidate]) -> Option<usize> {
     best.map(|(at, _)| at)
 }
 
-/// The keys of a candidate whose numbers are the lowest or the highest of three or more that were tried.
+/// The keys that every candidate sets to a number, three different ones at least, and the chosen one to the lowest or highest.
 fn at_edge(candidates: &[Candidate], chosen: usize) -> Vec<String> {
     let number = |value: &Value| {
         value
@@ -157,9 +158,12 @@ fn at_edge(candidates: &[Candidate], chosen: usize) -> Vec<String> {
     let is_edge = |(key, value): &(String, f64)| {
         let of_key = all.iter().filter(|(other, _)| other == key);
         let mut tried: Vec<f64> = of_key.map(|(_, value)| *value).collect();
+        let everywhere = tried.len() == candidates.len();
         tried.sort_by(f64::total_cmp);
         tried.dedup();
-        tried.len() >= 3 && (tried.first() == Some(value) || tried.last() == Some(value))
+        everywhere
+            && tried.len() >= 3
+            && (tried.first() == Some(value) || tried.last() == Some(value))
     };
     let chosen = numbers(&candidates[chosen]).into_iter();
     chosen.filter(is_edge).map(|(key, _)| key).collect()
@@ -350,8 +354,8 @@ mod tests {
         let candidates: Vec<Candidate> = [
             "\"train.lr\" = 1e-3\n\"method.lambda1\" = 1\n\"lora.rank\" = 4",
             "\"train.lr\" = 2e-3\n\"method.lambda1\" = 2\n\"lora.rank\" = 8",
-            "\"train.lr\" = 2e-3\n[method]\nlambda1 = 0.5",
-            "\"train.lr\" = 4e-3\nseed = 3",
+            "\"train.lr\" = 2e-3\n[method]\nlambda1 = 0.5\n[lora]\nrank = 8",
+            "\"train.lr\" = 4e-3\nseed = 3\n[method]\nlambda1 = 1\n[lora]\nrank = 4",
         ]
         .map(|set| Candidate {
             set: set.parse().unwrap(),
