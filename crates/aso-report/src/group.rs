@@ -24,7 +24,7 @@ pub struct Stream {
 /// Runs that differ in their seeds only.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// The label given, or the method's name with what tells it from others of that name.
+    /// The label given, or the runs' name with what tells them from others of that name.
     pub label: String,
     /// The place of the label among all labels of the report, which decides its colour.
     pub number: usize,
@@ -60,7 +60,9 @@ impl Group {
 /// What runs have in common that get the same label.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
+    /// A label on the command line.
     Given(String),
+    /// The name and the configuration.
     Configured(String, BTreeMap<String, String>),
 }
 
@@ -136,7 +138,7 @@ fn kind(label: Option<String>, run: &RunRecord) -> Kind {
     let model = model.map(|base| ("model.fingerprint".to_owned(), first_digits(base)));
     let config = config.chain(model);
     label.map_or_else(
-        || Kind::Configured(run.results.method.clone(), config.collect()),
+        || Kind::Configured(run.name.clone(), config.collect()),
         Kind::Given,
     )
 }
@@ -158,20 +160,20 @@ fn position_or_push<T>(
     })
 }
 
-/// One label for each kind: the method's name and, where several kinds share it, the keys in which they differ.
+/// One label for each kind: its name and, where several kinds share it, the keys in which they differ.
 fn labels(kinds: &[Kind]) -> Result<Vec<String>, ReportError> {
     let label = |kind: &Kind| match kind {
         Kind::Given(label) => label.clone(),
-        Kind::Configured(method, config) => {
-            let differing = differing_keys(method, kinds);
+        Kind::Configured(name, config) => {
+            let differing = differing_keys(name, kinds);
             if differing.is_empty() {
-                return method.clone();
+                return name.clone();
             }
             let value = |key: &String| config.get(key).map_or("unset", String::as_str);
             let settings = differing
                 .iter()
                 .map(|key| format!("{}={}", short(key, &differing), value(key)));
-            format!("{method} ({})", settings.collect::<Vec<_>>().join(", "))
+            format!("{name} ({})", settings.collect::<Vec<_>>().join(", "))
         }
     };
     let labels: Vec<String> = kinds.iter().map(label).collect();
@@ -184,10 +186,10 @@ fn labels(kinds: &[Kind]) -> Result<Vec<String>, ReportError> {
     }
 }
 
-/// The keys in which the kinds of a method differ, an absent key being a value of its own.
-fn differing_keys(method: &str, kinds: &[Kind]) -> BTreeSet<String> {
+/// The keys in which the kinds of a name differ, an absent key being a value of its own.
+fn differing_keys(name: &str, kinds: &[Kind]) -> BTreeSet<String> {
     let configs = kinds.iter().filter_map(|kind| match kind {
-        Kind::Configured(other, config) if other == method => Some(config),
+        Kind::Configured(other, config) if other == name => Some(config),
         _ => None,
     });
     let configs: Vec<_> = configs.collect();
@@ -322,6 +324,51 @@ mod tests {
             "seq-lora",
         ];
         assert_eq!(labels, expected);
+    }
+
+    #[test]
+    fn runs_of_a_sweep_are_called_by_its_labels() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |at: &str, seed, config| write(dir.path(), at, "o-lora", seed, config);
+        let strong = "[method]\nlambda1 = 2.0";
+        write("x/strong/seed-1", 1, strong);
+        write("x/strong/seed-2", 2, strong);
+        let plain = write("x/o-lora/seed-1", 1, "");
+        // Not a run of the sweep.
+        write("x/own/seed-1", 1, "[method]\nlambda1 = 3.0");
+        let run = |label: &str, seed: u64| {
+            serde_json::json!({
+                "order": "x", "label": label, "method": "o-lora", "seed": seed, "status": "finished",
+                "directory": format!("x/{label}/seed-{seed}"), "ap": null, "ap_by_sample": null, "bwt": null,
+                "forgetting": null, "fwt": null, "learning_accuracy": null,
+            })
+        };
+        let sweep = serde_json::json!({
+            "version": "0", "orders": {}, "summary": [], "timings": {},
+            "runs": [run("strong", 1), run("strong", 2), run("o-lora", 1)],
+        });
+        fs::write(dir.path().join("sweep.json"), sweep.to_string()).unwrap();
+        let entry = |name: &str, seeds: &[u64]| (name.to_owned(), seeds.to_vec());
+        let expected = [vec![
+            entry("o-lora (lambda1=0.5)", &[1]),
+            entry("o-lora (lambda1=3.0)", &[1]),
+            entry("strong", &[1, 2]),
+        ]];
+        assert_eq!(
+            shape(&read_streams(&[source(None, dir.path())]).unwrap()),
+            expected
+        );
+        let sources = [
+            source(Some("mine"), &dir.path().join("x/strong")),
+            source(None, &plain),
+        ];
+        let expected = [vec![entry("mine", &[1, 2]), entry("o-lora", &[1])]];
+        assert_eq!(shape(&read_streams(&sources).unwrap()), expected);
+        fs::write(dir.path().join("sweep.json"), "{").unwrap();
+        let error = read_streams(&[source(None, dir.path())])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("sweep.json"), "{error}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use aso_trainer::files::{CONFIG_FILE, FilesError, read_json};
 use aso_trainer::results::{RESULTS_FILE, RunResults};
 use aso_trainer::similarity::{SIMILARITY_FILE, TaskSimilarities};
 use aso_trainer::state::adapter_dir;
+use aso_trainer::sweep::{RunRecord as SweptRun, SWEEP_FILE, SweepResults};
 use aso_trainer::trainer::JOINT;
 use serde::Deserialize;
 
@@ -61,6 +62,8 @@ impl FromStr for RunSource {
 pub struct RunRecord {
     /// The run directory.
     pub dir: PathBuf,
+    /// What it is called: its label in the `sweep.json` of the sweep that it belongs to, else its method.
+    pub name: String,
     /// `results.json`.
     pub results: RunResults,
     /// `config.toml` as it is; empty where there is none.
@@ -138,8 +141,10 @@ impl RunRecord {
         let frozen = config
             .get("lora.freeze_a")
             .is_some_and(|value| value == "true");
+        let name = sweep_label(dir)?.unwrap_or_else(|| results.method.clone());
         Ok(Self {
             dir: dir.to_owned(),
+            name,
             trainable_parameters: trainable_parameters(dir, &results, frozen)?,
             config,
             config_text,
@@ -198,6 +203,26 @@ pub fn find_runs(path: &Path) -> Result<Vec<PathBuf>, ReportError> {
         }),
         false => Ok(found),
     }
+}
+
+/// The label that a sweep gave to a run of its, which lies in `ORDER/LABEL/seed-N` of the sweep's directory.
+fn sweep_label(dir: &Path) -> Result<Option<String>, ReportError> {
+    let io = |source| ReportError::Io {
+        path: dir.to_owned(),
+        source,
+    };
+    let dir = dir.canonicalize().map_err(io)?;
+    let Some(sweep) = dir.ancestors().nth(3) else {
+        return Ok(None);
+    };
+    let file = sweep.join(SWEEP_FILE);
+    if !file.is_file() {
+        return Ok(None);
+    }
+    let results: SweepResults = read_json(&file)?;
+    let known = |run: &SweptRun| sweep.join(&run.directory) == dir;
+    let run = results.runs.into_iter().find(known);
+    Ok(run.map(|run| run.label))
 }
 
 /// `None` for a file that is not there.
