@@ -242,7 +242,7 @@ fn every_method_and_option_runs() {
         ],
         &[
             "attribution.per_task=true",
-            "attribution.compare=alone",
+            "attribution.compare=reliance",
             "attribution.interval=1",
         ],
     ];

@@ -319,6 +319,45 @@ set = { "method.name" = "seq-lora" }
     );
 }
 
+/// Where adapters are chosen on dev, a sweep misses the split before anything starts, and says what wants it.
+#[test]
+fn a_missing_dev_split_is_found_before_the_first_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let task = dir.path().join("data/mine");
+    std::fs::create_dir_all(&task).unwrap();
+    for split in ["train.jsonl", "test.jsonl"] {
+        let line = "{\"input\": \"a\", \"target\": \"b\"}\n";
+        std::fs::write(task.join(split), line).unwrap();
+    }
+    let content = r#"
+[config]
+"data.format" = "jsonl"
+"data.path" = "data"
+"train.select" = "best-on-dev"
+"train.select_every" = 1
+[orders]
+a = ["mine"]
+[[methods]]
+set = { "method.name" = "seq-lora" }
+grid = [{}, { "train.lr" = 1e-2 }]
+"#;
+    let file = write(dir.path(), content);
+    let out = dir.path().join("out");
+    let parts = |wanted_by| ["a/seq-lora/", "task `mine`", "split `dev`", wanted_by];
+    fail(
+        &["tune", text(&file), "--out", text(&out)],
+        &parts("`aso tune`"),
+    );
+    write(
+        dir.path(),
+        &content.replace("grid = [{}, { \"train.lr\" = 1e-2 }]", ""),
+    );
+    fail(
+        &["sweep", text(&file), "--out", text(&out)],
+        &parts("`train.select`"),
+    );
+}
+
 #[test]
 fn settings_are_chosen_on_dev() {
     let dir = tempfile::tempdir().unwrap();
@@ -333,8 +372,8 @@ seeds = [1, 2]
 a = ["topic-news"]
 [[methods]]
 set = { "method.name" = "seq-lora" }
-# A rate at which nothing is learned, one that learns, and its twin.
-grid = [{ "train.lr" = 1e-9 }, { "train.lr" = 2e-3 }, { "train.lr" = 2e-3, "train.log_every" = 3 }]
+# A rate at which nothing is learned, one that learns, its twin, and another at which nothing is learned.
+grid = [{ "train.lr" = 1e-9 }, { "train.lr" = 2e-3 }, { "train.lr" = 2e-3, "train.log_every" = 3 }, { "train.lr" = 1e-8 }]
 [tune]
 seeds = [5]
 "#;
@@ -350,7 +389,7 @@ seeds = [5]
     ];
     let table = succeed(&arguments);
     assert!(
-        table.contains("seq-lora: 3 configurations, 3 runs"),
+        table.contains("seq-lora: 4 configurations, 4 runs"),
         "{table}"
     );
     let tuned = json(&out.join("tune.json"));
@@ -362,8 +401,13 @@ seeds = [5]
     assert_eq!((score(1), &choice["chosen"]), (score(2), &2.into()));
     let config = std::fs::read_to_string(out.join("a/seq-lora/grid-1/seed-5/config.toml"));
     assert!(config.unwrap().contains("eval_split = \"dev\""));
+    // The highest of three rates.
+    assert_eq!(choice["at_edge"], serde_json::json!(["train.lr"]));
     let before = std::fs::read(out.join("tune.json")).unwrap();
-    assert_eq!(succeed(&arguments), table);
+    let again = run(&arguments);
+    assert_eq!(String::from_utf8(again.stdout).unwrap(), table);
+    let warned = String::from_utf8(again.stderr).unwrap();
+    assert!(warned.contains("at the edge of its range"), "{warned}");
     assert_eq!(std::fs::read(out.join("tune.json")).unwrap(), before);
 
     // The choice is a sweep file, for test.

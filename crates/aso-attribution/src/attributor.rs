@@ -61,6 +61,9 @@ pub enum TaskComparison {
     /// The active subspace alone; subspace k alone. High where both use the backbone's representations alike: the similarity of
     /// two tasks (method.md section 3.2), on the examples of the current one.
     Alone,
+    /// As [`Without`](Self::Without), but turned over: `1 - rho_k`. High where the current task relies on subspace k, which is
+    /// where sharing with it makes sense.
+    Reliance,
 }
 
 /// Similarity of the current task and each past task.
@@ -213,7 +216,7 @@ impl Attributor {
     }
 
     /// Compares the current task with each past task k:
-    /// `rho_k = mean_l Pearson(attr_l of the current task, attr_l of task k)`.
+    /// `rho_k = mean_l Pearson(attr_l of the current task, attr_l of task k)`, or 1 minus that.
     ///
     /// `None` if no row of the batch has a label.
     ///
@@ -227,7 +230,9 @@ impl Attributor {
         comparison: TaskComparison,
     ) -> Result<Option<TaskSimilarity>, BackboneError> {
         let (scope, past): (AdapterScope, fn(usize) -> AdapterScope) = match comparison {
-            TaskComparison::Without => (AdapterScope::All, AdapterScope::WithoutFrozen),
+            TaskComparison::Without | TaskComparison::Reliance => {
+                (AdapterScope::All, AdapterScope::WithoutFrozen)
+            }
             TaskComparison::Alone => (AdapterScope::OnlyActive, AdapterScope::OnlyFrozen),
         };
         let Some(current) = self.scores(model, batch, scope)? else {
@@ -238,7 +243,11 @@ impl Attributor {
             let Some(past) = self.scores(model, batch, past(task))? else {
                 return Ok(None);
             };
-            tasks.push(Similarity::between(&current, &past));
+            let similarity = Similarity::between(&current, &past);
+            tasks.push(match comparison {
+                TaskComparison::Without | TaskComparison::Alone => similarity,
+                TaskComparison::Reliance => similarity.complement(),
+            });
         }
         Ok(Some(TaskSimilarity { tasks }))
     }

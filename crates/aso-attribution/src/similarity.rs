@@ -46,6 +46,15 @@ impl Similarity {
         Self { blocks }
     }
 
+    /// `1 - rho_l` of every block.
+    #[must_use]
+    pub fn complement(&self) -> Self {
+        let blocks = self.blocks.iter().map(|rho| rho.map(|rho| 1.0 - rho));
+        Self {
+            blocks: blocks.collect(),
+        }
+    }
+
     /// Mean over the blocks that could be compared; `None` if there is none.
     pub fn mean(&self) -> Option<f64> {
         let values: Vec<f64> = self.blocks.iter().flatten().copied().collect();

@@ -185,12 +185,19 @@ pub(crate) fn check_tasks(
     attributor: &Attributor,
     tensors: &Tensors,
 ) {
+    // One minus the first.
+    let measure = |comparison| attributor.measure_tasks(model, batch, 2, comparison);
+    let reliance = measure(TaskComparison::Reliance).unwrap().unwrap();
+    let without = measure(TaskComparison::Without).unwrap().unwrap();
+    for (reliance, without) in reliance.tasks.iter().zip(&without.tasks) {
+        let sum = reliance.mean().unwrap() + without.mean().unwrap();
+        assert!((sum - 1.0).abs() < 1e-12, "{sum}");
+    }
     for (comparison, name) in [
         (TaskComparison::Without, "aso_per_task"),
         (TaskComparison::Alone, "aso_alone"),
     ] {
-        let measured = attributor.measure_tasks(model, batch, 2, comparison);
-        let tasks = measured.unwrap().unwrap().tasks;
+        let tasks = measure(comparison).unwrap().unwrap().tasks;
         let blocks = tasks.iter().flat_map(|task| &task.blocks);
         let similarity = blocks.map(|rho| rho.unwrap() as f32).collect();
         let rho = tasks

@@ -67,10 +67,16 @@ fn spread_to(summary: Option<Spread>, decimals: usize) -> String {
     summary.map_or_else(|| NOTHING.to_owned(), text)
 }
 
+/// A difference with its sign and two decimals; what rounds to 0 is +0.00.
+fn signed(number: f64) -> String {
+    // The sum turns -0 into 0.
+    format!("{:+.2}", (number * 100.0).round() / 100.0 + 0.0)
+}
+
 fn interval(interval: Option<Interval>) -> String {
     interval.map_or_else(
         || NOTHING.to_owned(),
-        |interval| format!("{:+.2} to {:+.2}", interval.low, interval.high),
+        |interval| format!("{} to {}", signed(interval.low), signed(interval.high)),
     )
 }
 
@@ -161,8 +167,8 @@ pub(super) fn differences(
     let row = |difference: &Difference, metric: Metric| {
         let paired = difference.metrics.get(&metric)?.as_ref()?;
         let change = match paired.sd {
-            Some(sd) => format!("{:+.2} \u{b1} {sd:.2}", paired.mean),
-            None => format!("{:+.2}", paired.mean),
+            Some(sd) => format!("{} \u{b1} {sd:.2}", signed(paired.mean)),
+            None => signed(paired.mean),
         };
         let p = paired.sign_flip_p.map(|p| format!("{p:.3}"));
         let name = several.then(|| metric.heading().to_owned());
@@ -300,6 +306,10 @@ mod tests {
             high: 2.5,
         };
         assert_eq!(interval(Some(range)), "-1.00 to +2.50");
+        assert_eq!(
+            (signed(-1e-14), signed(-0.006)),
+            ("+0.00".into(), "-0.01".into())
+        );
         assert_eq!(grouped(12), "12");
         assert_eq!(grouped(1_234_567), "1\u{202f}234\u{202f}567");
     }

@@ -408,8 +408,8 @@ settings! {
         pub clamp: Option<bool> = None,
         /// One weight for each past task instead of one for all (preset "aso").
         pub per_task: bool = false,
-        /// With `per_task`, what is compared for past task k: "without" (every subspace, and every one but k) or "alone" (the
-        /// active subspace alone, and k alone).
+        /// With `per_task`, what makes past task k similar: "without" (taking subspace k away changes nothing), "reliance" (taking it
+        /// away changes much) or "alone" (k alone attributes as the active subspace alone does).
         pub compare: TaskComparisonKind = TaskComparisonKind::Without,
         /// One weight for each block, both stacks tapped, instead of one for all (preset "aso").
         pub per_block: bool = false,
@@ -430,9 +430,11 @@ pub enum AttributionPreset {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskComparisonKind {
-    /// Every subspace with every one but that of the past task.
+    /// The similarity of every subspace and every one but that of the past task.
     Without,
-    /// The active subspace alone with that of the past task alone.
+    /// One minus that.
+    Reliance,
+    /// The similarity of the active subspace alone and that of the past task alone.
     Alone,
 }
 

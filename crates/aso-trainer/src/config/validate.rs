@@ -340,11 +340,11 @@ fn method_and_attribution(config: &RunConfig) -> Result<(), Violation> {
             }
         }
     }
-    if attribution.compare == TaskComparisonKind::Alone && !attribution.per_task {
+    if attribution.compare != TaskComparisonKind::Without && !attribution.per_task {
         return Err(Violation::new(
             "attribution.compare",
-            "per_task = true beside \"alone\", which compares single tasks",
-            "per_task = false",
+            "\"without\", the default, unless per_task = true",
+            "another one beside per_task = false",
         ));
     }
     if attribution.per_block && attribution.per_task {

@@ -99,6 +99,7 @@ impl AsoLora {
         if self.settings.per_task {
             let comparison = match self.settings.compare {
                 TaskComparisonKind::Without => TaskComparison::Without,
+                TaskComparisonKind::Reliance => TaskComparison::Reliance,
                 TaskComparisonKind::Alone => TaskComparison::Alone,
             };
             let past = step.task.index;
