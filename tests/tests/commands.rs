@@ -226,6 +226,7 @@ fn every_method_and_option_runs() {
         &[
             "attribution.per_block=true",
             "attribution.interval=1",
+            "train.clip=task",
             "eval.tasks=seen+next",
         ],
         &[

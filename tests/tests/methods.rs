@@ -15,7 +15,7 @@ use aso_data::EncodedExample;
 use aso_lora::{AdapterHost, ForwardContext};
 use aso_tests::{assert_close, fixture, read_tensors};
 use aso_trainer::codec::TextCodec;
-use aso_trainer::config::{ExampleKind, MethodName, TaskOverride};
+use aso_trainer::config::{Clip, ExampleKind, MethodName, TaskOverride};
 use aso_trainer::embedded::EmbeddedModel;
 use aso_trainer::events::{Event, Observer, Silent};
 use aso_trainer::method::{Ewc, Method, SeqFt, TaskContext, TaskInfo};
@@ -129,18 +129,41 @@ fn a_frozen_a_stays_as_it_was_drawn() {
     let start = learn(MethodName::IncLora, |c| c.train.lr = 1e-12);
     let frozen = learn(MethodName::IncLora, |c| c.lora.freeze_a = true);
     let both = learn(MethodName::IncLora, |_| {});
-    let half = |left: &Left, name: &str| -> BTreeMap<String, Vec<u8>> {
-        let (_, bytes) = &left.0[0];
-        let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
-        let tensors = file.tensors().into_iter();
-        let wanted = tensors.filter(|(key, _)| key.contains(name));
-        wanted
-            .map(|(key, tensor)| (key, tensor.data().to_vec()))
-            .collect()
+    assert_eq!(half(&frozen, 0, "lora_A"), half(&start, 0, "lora_A"));
+    assert_ne!(half(&both, 0, "lora_A"), half(&start, 0, "lora_A"));
+    assert_ne!(half(&frozen, 0, "lora_B"), half(&start, 0, "lora_B"));
+}
+
+/// One half of the adapter of a task, as bytes.
+fn half(left: &Left, task: usize, name: &str) -> BTreeMap<String, Vec<u8>> {
+    let (_, bytes) = &left.0[task];
+    let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
+    let tensors = file.tensors().into_iter();
+    let wanted = tensors.filter(|(key, _)| key.contains(name));
+    wanted
+        .map(|(key, tensor)| (key, tensor.data().to_vec()))
+        .collect()
+}
+
+/// A penalty on A alone leaves what B learns from as it is if the task's gradient is clipped without it. Clipped together, a
+/// large one shrinks it to where AdamW's epsilon counts.
+#[test]
+fn penalties_can_stay_out_of_the_clip() {
+    let one_step = |method, lambda1, clip| {
+        learn(method, |c| {
+            (c.train.epochs, c.train.steps) = (None, Some(1));
+            c.train.max_grad_norm = 0.1;
+            (c.method.lambda1, c.train.clip) = (lambda1, clip);
+        })
     };
-    assert_eq!(half(&frozen, "lora_A"), half(&start, "lora_A"));
-    assert_ne!(half(&both, "lora_A"), half(&start, "lora_A"));
-    assert_ne!(half(&frozen, "lora_B"), half(&start, "lora_B"));
+    let b = |left: &Left| half(left, 1, "lora_B");
+    let [weak, strong] = [0.5, 1e8].map(|l| one_step(MethodName::OLora, l, Clip::Task));
+    assert!(b(&weak) == b(&strong));
+    let [weak, strong] = [0.5, 1e8].map(|l| one_step(MethodName::OLora, l, Clip::Total));
+    assert!(b(&weak) != b(&strong));
+    // Without penalties it is the same.
+    let [task, total] = [Clip::Task, Clip::Total].map(|c| one_step(MethodName::IncLora, 0.5, c));
+    assert!(task == total);
 }
 
 /// As many steps as the stream makes, from all tasks, with settings of its own.

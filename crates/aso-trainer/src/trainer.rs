@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::TrainerError;
 use crate::batches::BatchOrder;
 use crate::codec::TextCodec;
-use crate::config::{FrozenMode, RunConfig, TrainLength};
+use crate::config::{Clip, FrozenMode, RunConfig, TrainLength};
 use crate::evaluate::{Evaluator, mean_percent};
 use crate::events::{Event, Observer};
 use crate::files::{MetricsLog, RunDir, atomic_dir};
@@ -65,6 +65,8 @@ struct StepRecord<'a> {
     soft_weight: Option<f64>,
     lr: f64,
     grad_norm: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    penalty_grad_norm: Option<f64>,
     examples: usize,
     target_tokens: usize,
     seconds: f64,
@@ -654,24 +656,37 @@ impl<M: Backbone> Trainer<M> {
                 });
             }
         }
-        if let Some(total) = total {
-            gradients.add(SubspaceGradients::collect(
-                &self.model,
-                &mut total.backward(),
-            ));
-        }
-
+        let mut penalty =
+            total.map(|total| SubspaceGradients::collect(&self.model, &mut total.backward()));
         if self.config.lora.freeze_a || !self.method.trains_a() {
-            gradients.retain(|name| !name.ends_with(".lora_A"));
+            for gradients in penalty.iter_mut().chain([&mut gradients]) {
+                gradients.retain(|name| !name.ends_with(".lora_A"));
+            }
+        }
+        let train = &self.config.train;
+        let clip = |gradients: &mut SubspaceGradients| {
+            if train.max_grad_norm > 0.0 {
+                gradients.clip(train.max_grad_norm)
+            } else {
+                gradients.norm()
+            }
+        };
+        let clipped_alone = (train.clip == Clip::Task).then(|| clip(&mut gradients));
+        let penalty_grad_norm = penalty.as_ref().map(SubspaceGradients::norm);
+        if let Some(penalty) = penalty {
+            gradients.add(penalty);
         }
         self.method.adjust(&info, &mut gradients)?;
-        let max_norm = self.config.train.max_grad_norm;
-        let grad_norm = if max_norm > 0.0 {
-            gradients.clip(max_norm)
-        } else {
-            gradients.norm()
-        };
-        for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
+        let grad_norm = clipped_alone.unwrap_or_else(|| clip(&mut gradients));
+        let checked = [
+            ("loss", loss),
+            ("gradient norm", grad_norm),
+            (
+                "gradient norm of the penalties",
+                penalty_grad_norm.unwrap_or_default(),
+            ),
+        ];
+        for (what, value) in checked {
             if !value.is_finite() {
                 return Err(TrainerError::Diverged {
                     task: task.name.clone(),
@@ -681,7 +696,6 @@ impl<M: Backbone> Trainer<M> {
                 });
             }
         }
-        let train = &self.config.train;
         let lr = learning_rate(
             train.schedule,
             task.settings.lr,
@@ -703,6 +717,7 @@ impl<M: Backbone> Trainer<M> {
             soft_weight,
             lr,
             grad_norm,
+            penalty_grad_norm,
             examples: example_count,
             target_tokens,
             seconds: start.elapsed().as_secs_f64(),

@@ -461,6 +461,16 @@ impl TapStack {
     }
 }
 
+/// The gradient that is clipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Clip {
+    /// Of the whole loss.
+    Total,
+    /// Of the loss without the penalties on adapters, which are added afterwards.
+    Task,
+}
+
 settings! {
     /// The optimizer loop of one task, section `[train]`. AdamW; each task starts with fresh
     /// moments.
@@ -485,6 +495,9 @@ settings! {
         pub micro_batch: Option<usize> = None,
         /// Longest global norm of the gradient; 0 switches clipping off.
         pub max_grad_norm: f64 = 1.0,
+        /// The gradient whose norm that is: "total", of the whole loss, as released, or "task", before penalties are added. A
+        /// penalty with a large gradient shrinks what is left of the task's in "total", and a soft weight that changes rescales it.
+        pub clip: Clip = Clip::Total,
         /// AdamW's decoupled weight decay.
         pub weight_decay: f64 = 0.0,
         /// AdamW's decay of the first moment, 0 <= beta1 < 1.
@@ -600,6 +613,7 @@ plain!(
     PenaltyKind,
     AttributionPreset,
     TapStack,
+    Clip,
     TaskComparisonKind,
     Schedule,
     EvalTasks,
