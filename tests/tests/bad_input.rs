@@ -374,6 +374,10 @@ fn adapters_that_do_not_fit() {
     probe(&["adapter_config.json", "peft_type", "IA3", "LORA"]);
     edit(&|value| value["use_dora"] = true.into());
     probe(&["use_dora"]);
+    edit(&|value| value["init_lora_weights"] = "pissa".into());
+    probe(&["init_lora_weights", "pissa", "change the base weights"]);
+    edit(&|value| value["alpha_pattern"] = serde_json::json!({ "(?!q)": 8 }));
+    probe(&["adapter_config.json", "alpha_pattern", "(?!q)"]);
     edit(&|value| value["r"] = 5.into());
     probe(&["adapter_model.safetensors", "lora_A", "expected [5"]);
     // An adapter of another model.

@@ -6,6 +6,7 @@ mod common;
 mod witness;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -153,7 +154,7 @@ fn penalties_can_stay_out_of_the_clip() {
         learn(method, |c| {
             (c.train.epochs, c.train.steps) = (None, Some(1));
             c.train.max_grad_norm = 0.1;
-            (c.method.lambda1, c.train.clip) = (lambda1, clip);
+            (c.method.lambda1, c.train.clip) = (lambda1, Some(clip));
         })
     };
     let b = |left: &Left| half(left, 1, "lora_B");
@@ -259,6 +260,37 @@ fn every_method_goes_on_where_it_was_stopped() {
             assert!(resumed == whole, "{method}, stopped at step {task}.{step}");
         }
     }
+}
+
+/// Stopped again before its first step, a resumed run leaves its checkpoint alone: replacing the folder that the state names could
+/// lose it to a kill in between.
+#[test]
+fn a_checkpoint_is_not_written_twice() {
+    let dir = tempdir().unwrap();
+    let run = dir.path().join("run");
+    let config = config(MethodName::AsoLora, |_| {});
+    let stop = AtomicBool::new(false);
+    let mut observer = StopAt {
+        task: 1,
+        step: 1,
+        tasks: 0,
+        stop: &stop,
+    };
+    let mut stopped = |resume| {
+        let run = Run::open(config.clone(), &run, resume).unwrap();
+        let (outcome, _) = run.execute(&Device::flex(), &mut observer, &stop).unwrap();
+        assert_eq!(outcome, Outcome::Stopped);
+    };
+    stopped(false);
+    let folder = fs::read_dir(run.join("checkpoints")).unwrap().next();
+    let folder = folder.unwrap().unwrap().path();
+    // A folder that is written anew would not have it.
+    fs::write(folder.join("mark"), "").unwrap();
+    stopped(true);
+    assert!(folder.join("mark").exists());
+    fs::remove_file(folder.join("mark")).unwrap();
+    let whole = finish(&config, &dir.path().join("whole"), false);
+    assert!(finish(&config, &run, true) == whole);
 }
 
 /// EWC's importances are the mean over examples of the squared gradient of a whole answer's log-likelihood, as PyTorch

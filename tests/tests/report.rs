@@ -62,7 +62,7 @@ fn every_form_shows_the_numbers_of_the_runs() {
     let more = ["--svg", text(&svg), "--tensorboard", text(&board)];
     succeed(&[&arguments[..], &more[..]].concat());
     let page = fs::read_to_string(page).unwrap();
-    let markdown = succeed(&["report", text(&runs), "--format", "md"]);
+    let markdown = succeed(&["report", text(&runs)]);
     let csv = succeed(&["report", text(&runs), "--format", "csv"]);
     let json = out("report.json");
     succeed(&["report", text(&runs), "--out", text(&json)]);
@@ -150,4 +150,9 @@ fn what_is_wrong_is_named() {
         &["metrics.jsonl:1: expected an optimizer step"],
     );
     assert!(!out.exists());
+    let out = dir.path().join("report.pdf");
+    fail(
+        &["report", text(&runs), "--out", text(&out)],
+        &["report.pdf: expected a name that ends in .html, .md, .csv or .json"],
+    );
 }

@@ -40,8 +40,26 @@ fn tasks_of_a_run_are_compared_where_there_are_several_adapters() {
     fail(&["similarity", "--run", text(&run)], why);
     assert!(!run.join("similarity.json").exists());
     succeed(&["eval", "--run", text(&run)]);
-    fail(
-        &["eval", "--run", text(&dir.path().join("per-task"))],
-        &["per-task", "--adapter"],
-    );
+    let arguments = ["run", "--continue", text(&run), "--tasks", "number-notes"];
+    fail(&arguments, &["multi-task", "learns all tasks at once"]);
+
+    // Each task by its own adapter, as the run itself scored it.
+    let run = dir.path().join("per-task");
+    let shown = succeed(&["eval", "--run", text(&run), "--json"]);
+    let scores: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let results = std::fs::read_to_string(run.join("results.json")).unwrap();
+    let results: serde_json::Value = serde_json::from_str(&results).unwrap();
+    assert_eq!(scores["scores"], results["accuracy"][1]);
+    let arguments = ["eval", "--run", text(&run), "--tasks", "number-notes"];
+    fail(&arguments, &["per-task", "none for number-notes"]);
+    let arguments = [
+        "predict",
+        "--run",
+        text(&run),
+        "--input",
+        "x",
+        "--output",
+        "y",
+    ];
+    fail(&arguments, &["per-task", "--adapter"]);
 }

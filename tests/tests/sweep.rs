@@ -193,7 +193,7 @@ fn a_whole_sweep_and_interrupted_ones() {
     let table = succeed(&["sweep", text(&file), "--out", text(&out), "--jobs", "3"]);
     assert_eq!(without_timings(&out.join("sweep.json")), sweep);
     assert_eq!(table.replace("killed", "reference"), again);
-    let log = out.join("logs").join("there.aso-lora.seed-2.log");
+    let log = out.join("logs/there/aso-lora/seed-2.log");
     assert!(std::fs::read_to_string(log).unwrap().contains("trained"));
 }
 
@@ -286,7 +286,7 @@ label = "whole"
 fn finished_runs_on_other_weights_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/aso-trainer/assets/demo");
+    let demo = aso_tests::root().join("crates/aso-trainer/assets/demo");
     std::fs::create_dir(&model).unwrap();
     for entry in std::fs::read_dir(demo).unwrap() {
         let entry = entry.unwrap();

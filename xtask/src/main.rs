@@ -55,7 +55,7 @@ enum Command {
     Bench(bench::Args),
     /// Rewrite the parity fixtures with PyTorch, Transformers and PEFT, or let PEFT read our adapters
     Fixtures(fixtures::Args),
-    /// Pre-train the small T5 and write the task suite that `aso demo` uses
+    /// Pre-train a small backbone: one for the texts of a folder, or without --data those of `aso demo`
     Backbone(backbone::Args),
     /// Everything continuous integration does, cheapest first: check, then test
     Validate,

@@ -19,7 +19,7 @@
 //! | [`pearson`], [`Similarity`] | correlation per block and its mean |
 //! | [`subspace_overlap`], [`principal_cosines`] | angles between two subspaces |
 //! | [`Attributor`] | the two presets: current and previous model, similarity, soft weight |
-//! | [`TaskComparison`] | the two ways to compare the current task with each past one |
+//! | [`TaskComparison`] | the three ways to compare the current task with each past one |
 //!
 //! Sister crates: `aso-backbones` (taps), `aso-losses` (`SoftWeight`), `aso-trainer` (when to measure).
 

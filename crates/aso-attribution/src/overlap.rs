@@ -6,7 +6,7 @@ use nalgebra::DMatrix;
 /// first: the singular values of `Q_a^T Q_b` for orthonormal bases Q of the two (Bjorck & Golub 1973). As many as the
 /// smaller space has dimensions; 1 where the spaces meet, 0 where they are orthogonal.
 ///
-/// A matrix of zeros spans nothing: the result is empty.
+/// A matrix of zeros, or one without rows, spans nothing: the result is empty.
 pub fn principal_cosines(a: &[f32], b: &[f32], width: usize) -> Vec<f64> {
     let (Some(a), Some(b)) = (basis(a, width), basis(b, width)) else {
         return Vec::new();
@@ -30,7 +30,7 @@ pub fn subspace_overlap(a: &[f32], b: &[f32], width: usize) -> Option<f64> {
 
 /// Orthonormal columns that span the rows.
 fn basis(rows: &[f32], width: usize) -> Option<DMatrix<f64>> {
-    let columns = rows.len() / width.max(1);
+    let columns = rows.len().checked_div(width).filter(|rows| *rows > 0)?;
     let matrix = DMatrix::from_fn(width, columns, |row, column| {
         f64::from(rows[column * width + row])
     });
@@ -60,6 +60,8 @@ mod tests {
         assert!((subspace_overlap(&x, &diagonal, 3).unwrap() - 0.5).abs() < 1e-6);
         assert!(subspace_overlap(&x, &[0.0, 0.0, 2.0], 3).unwrap() < 1e-12);
         assert_eq!(subspace_overlap(&x, &[0.0; 3], 3), None);
+        assert_eq!(subspace_overlap(&x, &[], 3), None);
+        assert_eq!(subspace_overlap(&[], &[], 0), None);
         // A line in a plane.
         let plane = [1.0, 1.0, 0.0, 0.0, 1.0, 0.0];
         assert!((subspace_overlap(&x, &plane, 3).unwrap() - 1.0).abs() < 1e-6);

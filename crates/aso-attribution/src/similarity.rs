@@ -1,7 +1,7 @@
 //! Correlation of score vectors.
 
-/// Pearson correlation `Sxy / sqrt(Sxx * Syy)` in f64; `None` if either vector does not vary, or the
-/// lengths differ or are below 2.
+/// Pearson correlation `Sxy / sqrt(Sxx * Syy)` in f64; `None` if either vector does not vary beyond the rounding of its mean, or
+/// the lengths differ or are below 2.
 pub fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
     if x.len() != y.len() || x.len() < 2 {
         return None;
@@ -14,6 +14,16 @@ pub fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
         sxy += dx * dy;
         sxx += dx * dx;
         syy += dy * dy;
+    }
+    // The mean of equal numbers may be off by a rounding, which is then all that seems to vary.
+    let constant = |values: &[f64], sum: f64| {
+        let largest = values
+            .iter()
+            .fold(0.0_f64, |max, value| max.max(value.abs()));
+        sum.sqrt() <= largest * f64::EPSILON * values.len() as f64
+    };
+    if constant(x, sxx) || constant(y, syy) {
+        return None;
     }
     // Two square roots: the product of two small variances may underflow.
     let scale = sxx.sqrt() * syy.sqrt();
@@ -75,6 +85,11 @@ mod tests {
     #[test]
     fn no_variance_no_similarity() {
         assert_eq!(pearson(&[1.0, 1.0], &[1.0, 2.0]), None);
+        // Their mean is not 0.1.
+        assert_eq!(pearson(&[0.1; 3], &[1.0, 2.0, 3.0]), None);
+        assert_eq!(pearson(&[1.0, 2.0, 3.0], &[1e-9; 3]), None);
+        let near = [1.0, 1.0 + 1e-12, 1.0 + 2e-12];
+        assert!(pearson(&near, &[1.0, 2.0, 3.0]).unwrap() > 0.99);
         assert_eq!(pearson(&[1.0], &[1.0]), None);
         assert_eq!(pearson(&[1.0, 2.0], &[f64::NAN, 2.0]), None);
         let similarity = Similarity::between(

@@ -1,7 +1,7 @@
 //! Hugging Face safetensors checkpoints, read tensor by tensor.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -401,16 +401,20 @@ impl View for StoredTensor {
 /// # Errors
 /// [`BackboneError::Header`] if names repeat.
 pub fn serialize(tensors: Vec<NamedTensor>, dtype: FloatDtype) -> Result<Vec<u8>, BackboneError> {
+    let failed = |reason| BackboneError::Header {
+        path: PathBuf::from("model.safetensors"),
+        reason,
+    };
+    let mut names = HashSet::new();
+    if let Some(twice) = tensors.iter().find(|tensor| !names.insert(&tensor.name)) {
+        return Err(failed(format!("tensor `{}` twice", twice.name)));
+    }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors
         .into_iter()
         .map(|tensor| (tensor.name.clone(), StoredTensor { tensor, dtype }));
-    safetensors::serialize(views.collect::<Vec<_>>(), Some(metadata)).map_err(|error| {
-        BackboneError::Header {
-            path: PathBuf::from("model.safetensors"),
-            reason: error.to_string(),
-        }
-    })
+    safetensors::serialize(views.collect::<Vec<_>>(), Some(metadata))
+        .map_err(|error| failed(error.to_string()))
 }
 
 /// A panic elsewhere leaves neither a file nor a set of names in a state that matters.

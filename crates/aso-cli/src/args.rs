@@ -30,7 +30,7 @@ Examples:
       A commented configuration to start from.
   aso run run.toml --out runs/order1 --set method.name=o-lora --seed 2
       One run; runs/order1 then holds adapters, metrics and results.json.
-  aso run run.toml --out runs/order1 --resume
+  aso run --resume --out runs/order1
       Goes on after any interruption.
   aso run --continue runs/order1 --tasks SST-2,RTE
       Teaches a finished run more tasks.
@@ -38,14 +38,15 @@ Examples:
       Methods x orders x seeds; runs what is missing, and prints means over seeds.
   aso report runs --out report.html
       Compares all runs below runs on one page.
-  aso predict --model t5 --adapter runs/order1/adapters/00-dbpedia --input in.jsonl --output out.jsonl
+  aso predict --run runs/order1 --input in.jsonl --output out.jsonl
+      What the model after the last task answers.
 
 Exit status: 0 done; 2 bad usage, bad input or a failed run; 130 interrupted, with everything
 needed to resume saved.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Where to compute: flex (CPU), wgpu, vulkan, metal, cuda, rocm; a number picks one of several,
+    /// Where to compute: flex (CPU), cuda, rocm, metal, vulkan, wgpu; a number picks one of several,
     /// as in cuda:1 [default: the first of these that is compiled in]
     #[arg(
         long,
@@ -127,11 +128,11 @@ pub(crate) enum DemoModel {
 Examples:
   aso run run.toml
   aso run run.toml --out runs/a --seed 3 --set train.lr=5e-4 --set method.name=inc-lora
-  aso run run.toml --out runs/a --resume
-  aso run --out runs/a --resume
+  aso run --resume --out runs/a
   aso run --continue runs/a --tasks SST-2,RTE")]
 pub(crate) struct RunArgs {
-    /// The configuration (TOML); may be left out with --resume or --continue
+    /// The configuration (TOML); left out with --continue, and with --resume unless the run may not have been started: it must be
+    /// the same then, --set and --seed included
     #[arg(value_name = "CONFIG", required_unless_present_any = ["resume", "extend"])]
     pub(crate) config: Option<PathBuf>,
     /// The run directory [default: runs/NAME for NAME.toml]
@@ -226,11 +227,11 @@ pub(crate) struct JobArgs {
     pub(crate) json: bool,
 }
 
-/// A model with adapters and tasks.
+/// A model with adapters.
 #[derive(Debug, Args)]
-pub(crate) struct SourceArgs {
-    /// Take model, adapters, tasks and settings of a run
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "adapter", "data"])]
+pub(crate) struct ModelArgs {
+    /// Take model, adapters and settings of a run
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "adapter"])]
     pub(crate) run: Option<PathBuf>,
     /// Model folder, organisation/name on the Hugging Face Hub, or embedded:demo
     #[arg(long, value_name = "MODEL", required_unless_present = "run")]
@@ -238,8 +239,15 @@ pub(crate) struct SourceArgs {
     /// Adapter folder; repeat in task order
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Vec<PathBuf>,
-    /// Folder of tasks in any layout of docs/data-layout.md; left out, the built-in suite
-    #[arg(long, value_name = "DIR")]
+}
+
+/// A model with adapters and tasks.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Folder of tasks in any layout of docs/data-layout.md; left out, the tasks of the run or the built-in suite
+    #[arg(long, value_name = "DIR", conflicts_with = "run")]
     pub(crate) data: Option<PathBuf>,
     /// Overrides one key of the configuration, e.g. data.eval_split=dev
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -299,15 +307,12 @@ pub(crate) struct SimilarityArgs {
 Each line of the input is {\"input\": \"..\"}, with an optional \"target\". Each line of the output adds
 \"prediction\" and, where there is a target, \"correct\".
 
-Example:
-  aso predict --model t5 --adapter runs/a/adapters/00-news --input in.jsonl --output out.jsonl")]
+Examples:
+  aso predict --run runs/a --input in.jsonl --output out.jsonl
+  aso predict --model t5 --adapter runs/a/adapters/00-news --adapter runs/a/adapters/01-reviews --input in.jsonl --output out.jsonl")]
 pub(crate) struct PredictArgs {
-    /// Model folder, organisation/name on the Hugging Face Hub, or embedded:demo
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) model: String,
-    /// Adapter folder; repeat in task order
-    #[arg(long, value_name = "DIR")]
-    pub(crate) adapter: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// Inputs, one JSON object a line
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) input: PathBuf,
@@ -317,16 +322,16 @@ pub(crate) struct PredictArgs {
     /// Examples generated together
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(crate) batch_size: usize,
-    /// Longest source in tokens
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    pub(crate) max_source: usize,
-    /// Longest answer in tokens
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    pub(crate) max_new_tokens: usize,
-    /// Element type of the backbone's matrices
-    #[arg(long, value_enum, default_value_t = DtypeArg::F32)]
-    pub(crate) dtype: DtypeArg,
-    /// Jinja chat template for a causal model's prompts, or "checkpoint" for the one in the model folder
+    /// Longest source in tokens [default: as the run, or 512]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_source: Option<usize>,
+    /// Longest answer in tokens [default: as the run, or 50]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_new_tokens: Option<usize>,
+    /// Element type of the backbone's matrices [default: as the run, or f32]
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<DtypeArg>,
+    /// Jinja chat template for a causal model's prompts, or "checkpoint" for the one in the model folder [default: as the run, or none]
     #[arg(long, value_name = "TEMPLATE")]
     pub(crate) chat_template: Option<String>,
     #[command(flatten)]
@@ -436,7 +441,7 @@ pub(crate) struct ReportArgs {
     /// Where to write; replaced as a whole [default: standard output]
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
-    /// What to write [default: as the name of the file ends, or html]
+    /// What to write [default: as the name of the file ends, md without a file]
     #[arg(long, value_enum)]
     pub(crate) format: Option<ReportFormat>,
     /// The method or label that the others are compared with [default: aso-lora, or the first]

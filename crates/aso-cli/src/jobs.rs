@@ -75,8 +75,7 @@ pub(crate) fn execute(
         .map(|(index, (run, _))| (index, run.clone()))
         .unzip();
     check_inputs(&missing, dev)?;
-    fs::create_dir_all(out.join(LOG_FOLDER))
-        .with_context(|| format!("{}", out.join(LOG_FOLDER).display()))?;
+    fs::create_dir_all(&out).with_context(|| format!("{}", out.display()))?;
     let _lock = RunLock::acquire(&out)?;
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = Jobs {
@@ -187,6 +186,8 @@ impl Jobs<'_> {
         config.write_all(run.config.to_toml()?.as_bytes())?;
         config.flush()?;
         let log = log_path(self.out, run);
+        let folder = log.parent().unwrap_or(self.out);
+        fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
         let file = File::options()
             .create(true)
             .append(true)
@@ -254,10 +255,9 @@ fn report(ledger: &Ledger<'_>, job: &Job, run: &PlannedRun, stopped: bool) {
     }
 }
 
-/// What a run logs: `DIR/logs/ORDER.LABEL.seed-N.log`.
+/// What a run logs: `DIR/logs/ORDER/LABEL/seed-N.log`.
 fn log_path(out: &Path, run: &PlannedRun) -> PathBuf {
-    let name = format!("{}.log", run.directory.replace('/', "."));
-    out.join(LOG_FOLDER).join(name)
+    out.join(LOG_FOLDER).join(format!("{}.log", run.directory))
 }
 
 /// The last error that the program wrote behind offset `from` of a log.

@@ -1,7 +1,5 @@
 //! Padded batches.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-
 use crate::encode::EncodedExample;
 
 /// The label of positions that the loss leaves out.
@@ -27,20 +25,9 @@ pub struct PaddedBatch {
     pub labels: Vec<i64>,
 }
 
-/// A [`PaddedBatch`] on a device.
-#[derive(Debug, Clone)]
-pub struct BatchTensors {
-    /// Source ids, `[rows, source_len]`.
-    pub input_ids: Tensor<2, Int>,
-    /// 1 for tokens and 0 for padding, `[rows, source_len]`.
-    pub attention_mask: Tensor<2, Int>,
-    /// Target ids or [`IGNORED_LABEL`], `[rows, target_len]`.
-    pub labels: Tensor<2, Int>,
-}
-
 /// Pads examples to the longest source and the longest target among them.
 ///
-/// No examples make a batch of zero rows, which has no tensors worth computing with.
+/// No examples make a batch of zero rows.
 pub fn collate_seq2seq(examples: &[&EncodedExample], pad_id: u32) -> PaddedBatch {
     let longest = |length: fn(&EncodedExample) -> usize| {
         examples
@@ -130,19 +117,6 @@ fn left_padded(rows: Vec<Vec<(u32, i64)>>, pad_id: u32) -> PaddedBatch {
 }
 
 impl PaddedBatch {
-    /// Copies the batch to a device.
-    pub fn tensors(&self, device: &Device) -> BatchTensors {
-        let matrix = |values: &[i64], columns| {
-            let data = TensorData::new(values.to_vec(), [self.rows, columns]);
-            Tensor::<2, Int>::from_data(data, device)
-        };
-        BatchTensors {
-            input_ids: matrix(&self.input_ids, self.source_len),
-            attention_mask: matrix(&self.attention_mask, self.source_len),
-            labels: matrix(&self.labels, self.target_len),
-        }
-    }
-
     /// Target tokens that count in the loss.
     pub fn target_tokens(&self) -> usize {
         self.labels
@@ -180,13 +154,6 @@ mod tests {
         assert_eq!(batch.attention_mask, [1, 1, 1, 1, 1, 0]);
         assert_eq!(batch.labels, [1, -100, -100, 8, 9, 1]);
         assert_eq!(batch.target_tokens(), 4);
-
-        let tensors = batch.tensors(&Device::default());
-        assert_eq!(tensors.input_ids.dims(), [2, 3]);
-        let labels = tensors.labels.into_data().convert::<i64>();
-        assert_eq!(labels.try_to_vec::<i64>().unwrap(), batch.labels);
-        let mask = tensors.attention_mask.into_data().convert::<i64>();
-        assert_eq!(mask.try_to_vec::<i64>().unwrap(), batch.attention_mask);
     }
 
     #[test]

@@ -88,9 +88,7 @@ mod records;
 pub use benchmark::{ClBenchmark, ClDataset};
 pub use causal::{CausalEncoder, ExampleEncoder};
 pub use chat::ChatTemplate;
-pub use collate::{
-    BatchTensors, IGNORED_LABEL, PaddedBatch, collate_causal, collate_prompts, collate_seq2seq,
-};
+pub use collate::{IGNORED_LABEL, PaddedBatch, collate_causal, collate_prompts, collate_seq2seq};
 pub use encode::{AnswerSet, EncodedExample, Seq2SeqEncoder, TextTokenizer};
 pub use error::{DataError, Place, RecordProblem};
 pub use example::{Example, Split};

@@ -20,7 +20,8 @@
 //!
 //! With the feature `flex`, tensors of type f32 on Burn's CPU backend take the fused path. Every other device, type
 //! or build runs [`plain`]: the same formula in plain tensor operations, which is also what the tests compare with.
-//! Both draw the same dropout masks ([`DropoutMask`]) and are differentiable in every tensor.
+//! Both draw the same dropout masks ([`DropoutMask`]) and are differentiable in every tensor that is not said to be a constant;
+//! the gradient of a constant is not defined. Shapes that do not fit panic on either path.
 
 mod dropout;
 #[cfg(feature = "flex")]
@@ -52,6 +53,12 @@ pub(crate) fn simd<R>(work: impl FnOnce() -> R) -> R {
     return pulp::Arch::new().dispatch(work);
     #[cfg(not(feature = "flex"))]
     work()
+}
+
+/// Whether a tensor of shape `small` has in each dimension as many entries as one of shape `large`, or one for all.
+fn spreads(small: [usize; 4], large: [usize; 4]) -> bool {
+    let mut pairs = small.into_iter().zip(large);
+    pairs.all(|(small, large)| small == large || small == 1)
 }
 
 /// Whether tensors like this one take the fused path: f32, on the CPU, and not empty.
@@ -92,7 +99,11 @@ pub fn join<A: Send, B: Send>(
 /// # Shapes
 /// - x: `[.., d]`; weight: `[d]`
 /// - output: as x
+///
+/// # Panics
+/// Panics if the shapes do not fit.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> Tensor<D> {
+    assert_eq!(weight.dims(), [x.dims()[D - 1]], "one weight a column of x");
     #[cfg(feature = "flex")]
     if is_fused(&x) && is_fused(&weight) {
         let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
@@ -112,6 +123,9 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
 /// - bias: each dimension that of `[rows, heads, queries, keys]` or 1, but the last, which is `keys`
 /// - output: `[rows, heads, queries, d]`, laid out as `[rows, queries, heads, d]`, so that joining the heads is
 ///   free; the inputs may be laid out so as well
+///
+/// # Panics
+/// Panics if the shapes do not fit.
 pub fn attention(
     query: Tensor<4>,
     key: Tensor<4>,
@@ -120,6 +134,20 @@ pub fn attention(
     scale: f64,
     dropout: Option<DropoutMask>,
 ) -> Tensor<4> {
+    let [rows, heads, queries, d] = query.dims();
+    let [_, kv_heads, keys, _] = key.dims();
+    assert_eq!(key.dims(), [rows, kv_heads, keys, d], "shape of the keys");
+    assert_eq!(value.dims(), key.dims(), "shape of the values");
+    assert!(
+        kv_heads > 0 && heads.is_multiple_of(kv_heads),
+        "{kv_heads} key heads for {heads} query heads"
+    );
+    assert!(
+        bias.dims()[3] == keys && spreads(bias.dims(), [rows, heads, queries, keys]),
+        "a bias of shape {:?} for weights of shape {:?}",
+        bias.dims(),
+        [rows, heads, queries, keys]
+    );
     #[cfg(feature = "flex")]
     if [&query, &key, &value, &bias].into_iter().all(is_fused) {
         return Tensor::from_dispatch(Dispatch::attention(
@@ -140,7 +168,18 @@ pub fn attention(
 /// - x: `[rows, heads, positions, d]`
 /// - cos, sin: `[rows, 1, positions, d / 2]`, or one position for all; constants
 /// - output: as x
+///
+/// # Panics
+/// Panics if the shapes do not fit, or d is odd.
 pub fn rotate_halves(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
+    let [rows, _, positions, d] = x.dims();
+    assert_eq!(cos.dims(), sin.dims(), "shapes of cos and sin");
+    assert!(
+        2 * cos.dims()[3] == d && spreads(cos.dims(), [rows, 1, positions, d / 2]),
+        "angles of shape {:?} for x of shape {:?}",
+        cos.dims(),
+        x.dims()
+    );
     #[cfg(feature = "flex")]
     if [&x, &cos, &sin].into_iter().all(is_fused) {
         return Tensor::from_dispatch(Dispatch::rotate_halves(
@@ -160,11 +199,17 @@ pub fn rotate_halves(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> 
 /// # Shapes
 /// - x: `[.., d_in]`; weight: `[d_in, d_out]`; transposed: `[d_out, d_in]`, the same numbers
 /// - output: `[.., d_out]`
+///
+/// # Panics
+/// Panics if the shapes do not fit.
 pub fn constant_linear<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<2>,
     transposed: Tensor<2>,
 ) -> Tensor<D> {
+    let [d_in, d_out] = weight.dims();
+    assert_eq!(x.dims()[D - 1], d_in, "columns of x");
+    assert_eq!(transposed.dims(), [d_out, d_in], "shape of the transpose");
     #[cfg(feature = "flex")]
     if is_fused(&x) && is_fused(&weight) && is_fused(&transposed) {
         return Tensor::from_dispatch(Dispatch::constant_linear(
@@ -182,6 +227,9 @@ pub fn constant_linear<const D: usize>(
 /// - y: `[.., d_out]`; x: `[.., d_in]`
 /// - a: `[r, d_in]`; b: `[d_out, r]`
 /// - output: as y
+///
+/// # Panics
+/// Panics if the shapes do not fit.
 pub fn add_low_rank<const D: usize>(
     y: Tensor<D>,
     x: Tensor<D>,
@@ -190,6 +238,11 @@ pub fn add_low_rank<const D: usize>(
     scaling: f64,
     dropout: Option<DropoutMask>,
 ) -> Tensor<D> {
+    let [rank, d_in] = a.dims();
+    let (of_x, of_y) = (x.dims(), y.dims());
+    assert_eq!(of_x[..D - 1], of_y[..D - 1], "rows of x and y");
+    assert_eq!(of_x[D - 1], d_in, "columns of x");
+    assert_eq!(b.dims(), [of_y[D - 1], rank], "shape of b");
     #[cfg(feature = "flex")]
     if is_fused(&y) && is_fused(&x) && is_fused(&a) && is_fused(&b) {
         return Tensor::from_dispatch(Dispatch::add_low_rank(
@@ -219,12 +272,16 @@ pub fn activate<const D: usize>(
 }
 
 /// `dropout(f(x) * gate)`, shapes equal.
+///
+/// # Panics
+/// Panics if they are not.
 pub fn activate_gated<const D: usize>(
     x: Tensor<D>,
     gate: Tensor<D>,
     activation: Activation,
     dropout: Option<DropoutMask>,
 ) -> Tensor<D> {
+    assert_eq!(x.dims(), gate.dims(), "shapes of x and the gate");
     #[cfg(feature = "flex")]
     if is_fused(&x) && is_fused(&gate) {
         let (x, gate) = (x.into_dispatch(), gate.into_dispatch());
@@ -244,11 +301,15 @@ pub fn dropout<const D: usize>(x: Tensor<D>, mask: Option<DropoutMask>) -> Tenso
 }
 
 /// `x + dropout(y)`, shapes equal.
+///
+/// # Panics
+/// Panics if they are not.
 pub fn add_dropout<const D: usize>(
     x: Tensor<D>,
     y: Tensor<D>,
     mask: Option<DropoutMask>,
 ) -> Tensor<D> {
+    assert_eq!(x.dims(), y.dims(), "shapes of x and y");
     let Some(mask) = mask else { return x + y };
     #[cfg(feature = "flex")]
     if is_fused(&x) && is_fused(&y) {
@@ -291,12 +352,13 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[i64]) -> Tensor<1> {
 /// - output: `[1]`
 ///
 /// # Panics
-/// Panics if there are weights, but not R of them.
+/// Panics if there are weights, but not R of them, or if the widths differ.
 pub fn absolute_products(
     previous: Tensor<2>,
     active: Tensor<2>,
     weights: Option<Vec<f32>>,
 ) -> Tensor<1> {
+    assert_eq!(previous.dims()[1], active.dims()[1], "widths of the rows");
     if let Some(weights) = &weights {
         assert_eq!(weights.len(), previous.dims()[0], "one weight a row");
     }

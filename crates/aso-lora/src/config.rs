@@ -10,8 +10,8 @@ use crate::LoraError;
 pub enum TargetModules {
     /// Layers whose full name equals an entry or ends with `.entry`, e.g. `["q", "v"]`.
     Names(Vec<String>),
-    /// A pattern; only `"all-linear"` (every linear layer but the output head) creates subspaces. A
-    /// regular expression is kept when a PEFT file carries one.
+    /// `"all-linear"` (every linear layer but the output head), or a regular expression that matches the whole name of a layer;
+    /// one that does not compile matches none.
     Pattern(String),
 }
 
@@ -101,6 +101,12 @@ impl LoraConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             return invalid("dropout", "a number in [0, 1)", self.dropout.to_string());
         }
+        if let TargetModules::Pattern(pattern) = &self.target_modules
+            && let Err(error) = regex::Regex::new(pattern)
+        {
+            let expected = "\"all-linear\" or a regular expression";
+            return invalid("target_modules", expected, format!("{pattern:?} ({error})"));
+        }
         Ok(())
     }
 }
@@ -155,5 +161,11 @@ mod tests {
             .validate()
             .is_err()
         );
+        let unusable = LoraConfig {
+            target_modules: TargetModules::Pattern("q(".into()),
+            ..Default::default()
+        };
+        let error = unusable.validate().unwrap_err().to_string();
+        assert!(error.starts_with("`target_modules` is \"q(\""), "{error}");
     }
 }

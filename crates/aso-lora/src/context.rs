@@ -8,18 +8,21 @@ use burn::tensor::Tensor;
 use crate::{DropoutMask, DropoutStream, InputCovariance};
 
 /// Which subspaces take part in a forward pass.
+///
+/// Tasks are counted from 0. On a layer without a subspace of task k, `WithoutFrozen(k)` is `All` and `OnlyFrozen(k)` is `Base`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum AdapterScope {
     /// The current model: every frozen subspace and the active one.
     #[default]
     All,
     /// The previous model: every frozen subspace, the active one off.
     WithoutActive,
-    /// Every subspace except frozen number `k` (0-based task order).
+    /// Every subspace except the frozen one of task `k`.
     WithoutFrozen(usize),
     /// The active subspace and no other.
     OnlyActive,
-    /// Frozen subspace number `k` and no other.
+    /// The frozen subspace of task `k` and no other.
     OnlyFrozen(usize),
     /// The untouched backbone.
     Base,

@@ -14,7 +14,7 @@ pub enum LoraError {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// A JSON file does not parse.
+    /// A JSON file does not parse, or a value has no JSON form.
     #[error("{path}: not a valid JSON file: {source}", path = path.display())]
     Json {
         /// The file.
@@ -41,6 +41,18 @@ pub enum LoraError {
         expected: String,
         /// What the file says.
         found: String,
+    },
+    /// A name pattern is no regular expression that this crate understands.
+    #[error("{path}: `{key}`: the pattern {pattern:?} cannot be used: {source}", path = path.display())]
+    Pattern {
+        /// `adapter_config.json`.
+        path: PathBuf,
+        /// `rank_pattern` or `alpha_pattern`.
+        key: &'static str,
+        /// The pattern.
+        pattern: String,
+        /// The reason.
+        source: Box<regex::Error>,
     },
     /// A tensor name is not of the form `base_model.model.<module>.lora_{A,B}.weight`.
     #[error("{path}: tensor `{tensor}` is not a LoRA weight; expected `base_model.model.<module>.lora_A.weight` or `.lora_B.weight`", path = path.display())]

@@ -56,7 +56,8 @@ pub trait AdapterHost {
 
     /// Ends a task: every active subspace joins its layer's frozen stack.
     fn freeze_active(&mut self) {
-        self.visit_linears_mut(&mut LoraLinear::freeze_active);
+        let task = self.frozen_count();
+        self.visit_linears_mut(&mut |layer| layer.freeze_active_of(task));
     }
 
     /// Folds every frozen stack into its layer's base weight ([`LoraLinear::fold`]).
@@ -85,11 +86,12 @@ pub trait AdapterHost {
         weights
     }
 
-    /// Number of frozen subspaces (the largest over the layers).
+    /// Number of past tasks: one more than the last one that has a frozen subspace on any layer.
     fn frozen_count(&self) -> usize {
         let mut count = 0;
         self.visit_linears(&mut |layer| {
-            count = count.max(layer.frozen().map_or(0, |stack| stack.ranks().len()));
+            let last = layer.frozen().and_then(|stack| stack.tasks().last());
+            count = count.max(last.map_or(0, |task| task + 1));
         });
         count
     }
@@ -108,15 +110,16 @@ pub trait AdapterHost {
         Ok(())
     }
 
-    /// Appends an adapter to the frozen stacks.
+    /// Appends an adapter to the frozen stacks, as that of the next task.
     ///
     /// # Errors
     /// As [`set_active`](Self::set_active).
     fn push_frozen(&mut self, adapter: &Adapter) -> Result<(), LoraError> {
         check_fit(self, adapter)?;
+        let task = self.frozen_count();
         self.visit_linears_mut(&mut |layer| {
             if let Some(weights) = adapter.weights.get(layer.name()) {
-                layer.push_frozen(weights);
+                layer.push_frozen_of(weights, task);
             }
         });
         Ok(())

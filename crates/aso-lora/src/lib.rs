@@ -39,4 +39,4 @@ pub use error::LoraError;
 pub use host::AdapterHost;
 pub use inputs::InputCovariance;
 pub use linear::{FrozenStack, LoraLinear, Subspace, mixed_linear, row_major};
-pub use peft::{Adapter, AdapterKind, LoraWeights, PeftConfig, Sidecar};
+pub use peft::{Adapter, AdapterKind, LoraWeights, Patterns, PeftConfig, Sidecar};

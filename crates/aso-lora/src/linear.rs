@@ -110,10 +110,12 @@ pub struct FrozenStack {
     ranks: Vec<usize>,
     #[module(skip)]
     scalings: Vec<f64>,
+    #[module(skip)]
+    tasks: Vec<usize>,
 }
 
 impl FrozenStack {
-    fn new(weights: &LoraWeights, device: &Device) -> Self {
+    fn new(weights: &LoraWeights, task: usize, device: &Device) -> Self {
         let (a, b) = weights.tensors(device);
         Self {
             scale: Tensor::full([weights.rank], weights.scaling, &a.device()),
@@ -121,16 +123,18 @@ impl FrozenStack {
             b,
             ranks: vec![weights.rank],
             scalings: vec![weights.scaling],
+            tasks: vec![task],
         }
     }
 
-    fn push(&mut self, weights: &LoraWeights) {
-        let next = Self::new(weights, &self.a.device());
+    fn push(&mut self, weights: &LoraWeights, task: usize) {
+        let next = Self::new(weights, task, &self.a.device());
         self.a = Tensor::cat(vec![self.a.clone(), next.a], 0);
         self.b = Tensor::cat(vec![self.b.clone(), next.b], 1);
         self.scale = Tensor::cat(vec![self.scale.clone(), next.scale], 0);
         self.ranks.push(weights.rank);
         self.scalings.push(weights.scaling);
+        self.tasks.push(task);
     }
 
     /// Rows of every frozen `A`, oldest first: `[R, d_in]`.
@@ -143,17 +147,23 @@ impl FrozenStack {
         &self.ranks
     }
 
-    /// Host copy of subspace `k`, or `None` if there is none.
-    pub fn subspace(&self, k: usize) -> Option<LoraWeights> {
-        let (start, rank) = self.rows(k)?;
-        let a = self.a.clone().narrow(0, start, rank);
-        let b = self.b.clone().narrow(1, start, rank);
-        Some(LoraWeights::from_tensors(a, b, self.scalings[k]))
+    /// Task that each subspace belongs to, oldest first, counted from 0. Where adapters reach different layers, some are missing.
+    pub fn tasks(&self) -> &[usize] {
+        &self.tasks
     }
 
-    fn rows(&self, k: usize) -> Option<(usize, usize)> {
-        let rank = *self.ranks.get(k)?;
-        Some((self.ranks[..k].iter().sum(), rank))
+    /// Host copy of the subspace of task `k`, or `None` if there is none.
+    pub fn subspace(&self, k: usize) -> Option<LoraWeights> {
+        let (at, start, rank) = self.rows(k)?;
+        let a = self.a.clone().narrow(0, start, rank);
+        let b = self.b.clone().narrow(1, start, rank);
+        Some(LoraWeights::from_tensors(a, b, self.scalings[at]))
+    }
+
+    /// Place, first row and rank of the subspace of task `k`.
+    fn rows(&self, k: usize) -> Option<(usize, usize, usize)> {
+        let at = self.tasks.iter().position(|task| *task == k)?;
+        Some((at, self.ranks[..at].iter().sum(), self.ranks[at]))
     }
 
     fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
@@ -161,12 +171,12 @@ impl FrozenStack {
         linear(hidden, self.b.clone().transpose(), None)
     }
 
-    /// The part of subspace `k` alone; `None` if there is none.
+    /// The part of the subspace of task `k` alone; `None` if there is none.
     fn forward_one<const D: usize>(&self, x: Tensor<D>, k: usize) -> Option<Tensor<D>> {
-        let (start, rank) = self.rows(k)?;
+        let (at, start, rank) = self.rows(k)?;
         let a = self.a.clone().narrow(0, start, rank);
         let b = self.b.clone().narrow(1, start, rank);
-        let hidden = linear(x, a.transpose(), None).mul_scalar(self.scalings[k]);
+        let hidden = linear(x, a.transpose(), None).mul_scalar(self.scalings[at]);
         Some(linear(hidden, b.transpose(), None))
     }
 
@@ -185,7 +195,8 @@ impl FrozenStack {
 /// gradient tracking are on, is decided per forward pass by a [`ForwardContext`].
 #[derive(Module, Debug)]
 pub struct LoraLinear {
-    /// `W` in Burn's layout, `[d_in, d_out]` (the transpose of PyTorch's).
+    /// `W` in Burn's layout, `[d_in, d_out]` (the transpose of PyTorch's). Folded and transposed copies are made of it: after a
+    /// change call [`fold`](Self::fold) or [`keep_transposed`](Self::keep_transposed) again, whichever was called before.
     pub weight: Param<Tensor<2>>,
     /// Bias `[d_out]`.
     pub bias: Option<Param<Tensor<1>>>,
@@ -344,12 +355,26 @@ impl LoraLinear {
         ));
     }
 
-    /// Appends given values to the frozen stack. A folded weight is dropped: call
+    /// Appends given values to the frozen stack, as those of the next task. A folded weight is dropped: call
     /// [`fold`](Self::fold) again.
     ///
     /// # Panics
     /// Panics if the shapes do not fit the layer.
     pub fn push_frozen(&mut self, weights: &LoraWeights) {
+        self.push_frozen_of(weights, self.frozen_tasks());
+    }
+
+    /// [`push_frozen`](Self::push_frozen) as the values of task `task`, counted from 0: earlier ones may have left this layer
+    /// alone.
+    ///
+    /// # Panics
+    /// Panics if the shapes do not fit the layer, or if it has a subspace of that task or of a later one.
+    pub fn push_frozen_of(&mut self, weights: &LoraWeights, task: usize) {
+        assert!(
+            task >= self.frozen_tasks(),
+            "`{}`: subspaces are in the order of their tasks",
+            self.name
+        );
         assert_eq!(
             [weights.d_in, weights.d_out],
             self.dims(),
@@ -358,16 +383,30 @@ impl LoraLinear {
         );
         let device = self.weight.val().device().without_autodiff();
         match &mut self.frozen {
-            Some(stack) => stack.push(weights),
-            None => self.frozen = Some(FrozenStack::new(weights, &device)),
+            Some(stack) => stack.push(weights, task),
+            None => self.frozen = Some(FrozenStack::new(weights, task, &device)),
         }
         self.unfold();
     }
 
+    /// One more than the last task with a frozen subspace here.
+    fn frozen_tasks(&self) -> usize {
+        let last = self.frozen.as_ref().and_then(|stack| stack.tasks.last());
+        last.map_or(0, |task| task + 1)
+    }
+
     /// Ends a task: the active subspace joins the frozen stack.
     pub fn freeze_active(&mut self) {
+        self.freeze_active_of(self.frozen_tasks());
+    }
+
+    /// [`freeze_active`](Self::freeze_active) of task `task`, as in [`push_frozen_of`](Self::push_frozen_of).
+    ///
+    /// # Panics
+    /// Panics if there is a subspace of that task or of a later one.
+    pub fn freeze_active_of(&mut self, task: usize) {
         if let Some(active) = self.active.take() {
-            self.push_frozen(&active.to_weights());
+            self.push_frozen_of(&active.to_weights(), task);
         }
     }
 

@@ -7,10 +7,15 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::fs::File;
+use std::io::Write;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors, View};
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::floats::decode_floats;
 use crate::{LoraConfig, LoraError, TargetModules};
@@ -66,15 +71,56 @@ pub struct Sidecar {
     pub base_model_fingerprint: String,
 }
 
+/// Values by name pattern: a regular expression that must match the end of a module's name from a dot on. Of several that match,
+/// the first one in the file counts, as in PEFT.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Patterns<T>(pub Vec<(String, T)>);
+
+impl<T> Default for Patterns<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Serialize> Serialize for Patterns<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(pattern, value)| (pattern, value)))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Patterns<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for InOrder<T> {
+            type Value = Patterns<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with a value for each pattern")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Patterns<T>, A::Error> {
+                let mut patterns = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    patterns.push(entry);
+                }
+                Ok(Patterns(patterns))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder(PhantomData))
+    }
+}
+
 /// The part of `adapter_config.json` that decides the mathematics.
 ///
 /// Unknown keys are ignored, as PEFT does, except those that would change the result
-/// ([`LoraError::Unsupported`]).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// ([`LoraError::Unsupported`]). It is written with PEFT's long-standing keys only, sorted, and whole alphas without a point.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct PeftConfig {
-    /// Alpha per module, by name pattern.
-    pub alpha_pattern: BTreeMap<String, f64>,
+    /// Alpha per module.
+    pub alpha_pattern: Patterns<f64>,
     /// Id or path of the base model.
     pub base_model_name_or_path: Option<String>,
     /// `"none"` is supported.
@@ -83,7 +129,8 @@ pub struct PeftConfig {
     pub fan_in_fan_out: bool,
     /// PEFT freezes adapters loaded with `true`.
     pub inference_mode: bool,
-    /// How PEFT would initialise; irrelevant once weights are stored.
+    /// How PEFT initialised A and B. Irrelevant once they are stored, except where it also changed the base weights: those are
+    /// refused.
     pub init_lora_weights: serde_json::Value,
     /// Alpha.
     pub lora_alpha: f64,
@@ -95,8 +142,8 @@ pub struct PeftConfig {
     pub peft_type: String,
     /// Rank.
     pub r: usize,
-    /// Rank per module, by name pattern.
-    pub rank_pattern: BTreeMap<String, usize>,
+    /// Rank per module.
+    pub rank_pattern: Patterns<usize>,
     /// Revision of the base model.
     pub revision: Option<String>,
     /// Adapted modules.
@@ -112,7 +159,7 @@ pub struct PeftConfig {
 impl Default for PeftConfig {
     fn default() -> Self {
         Self {
-            alpha_pattern: BTreeMap::new(),
+            alpha_pattern: Patterns::default(),
             base_model_name_or_path: None,
             bias: "none".into(),
             fan_in_fan_out: false,
@@ -123,7 +170,7 @@ impl Default for PeftConfig {
             modules_to_save: None,
             peft_type: "LORA".into(),
             r: 8,
-            rank_pattern: BTreeMap::new(),
+            rank_pattern: Patterns::default(),
             revision: None,
             target_modules: None,
             task_type: None,
@@ -147,30 +194,97 @@ impl PeftConfig {
         }
     }
 
-    /// The same with entries in `rank_pattern` and `alpha_pattern` for every module whose rank or scaling is another than
-    /// the configuration's.
+    /// The same with one entry in `rank_pattern` and `alpha_pattern` for every module whose rank or scaling is another than
+    /// that of `r` and `lora_alpha`, in place of those that are there.
     #[must_use]
-    pub fn with_patterns(self, weights: &BTreeMap<String, LoraWeights>) -> Self {
-        let mut adapted = self.clone();
-        let known = ModuleSettings::new(&self);
+    pub fn with_patterns(mut self, weights: &BTreeMap<String, LoraWeights>) -> Self {
+        (self.rank_pattern, self.alpha_pattern) = Default::default();
         for (module, weights) in weights {
             // From its start, or the name would also stand for longer ones that end with it.
             let pattern = || format!("^{}", regex::escape(module));
-            if weights.rank != known.rank_of(module) {
-                adapted.rank_pattern.insert(pattern(), weights.rank);
+            let divisor = self.divisor(weights.rank);
+            if weights.rank != self.r {
+                self.rank_pattern.0.push((pattern(), weights.rank));
             }
-            if weights.scaling != known.scaling_of(module, weights.rank) {
-                let alpha = weights.scaling * self.divisor(weights.rank);
-                adapted.alpha_pattern.insert(pattern(), alpha);
+            if weights.scaling != self.lora_alpha / divisor {
+                let alpha = weights.scaling * divisor;
+                self.alpha_pattern.0.push((pattern(), alpha));
             }
         }
-        adapted
+        self
     }
 
     /// What alpha is divided by.
     fn divisor(&self, rank: usize) -> f64 {
         let rank = rank as f64;
         if self.use_rslora { rank.sqrt() } else { rank }
+    }
+}
+
+impl Serialize for PeftConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        /// The file: keys sorted, those that this crate does not use null.
+        #[derive(Serialize)]
+        struct File<'a> {
+            alpha_pattern: &'a Patterns<f64>,
+            auto_mapping: (),
+            base_model_name_or_path: &'a Option<String>,
+            bias: &'a str,
+            fan_in_fan_out: bool,
+            inference_mode: bool,
+            init_lora_weights: &'a serde_json::Value,
+            layers_pattern: (),
+            layers_to_transform: (),
+            lora_alpha: Alpha,
+            lora_dropout: f64,
+            modules_to_save: &'a Option<serde_json::Value>,
+            peft_type: &'a str,
+            r: usize,
+            rank_pattern: &'a Patterns<usize>,
+            revision: &'a Option<String>,
+            target_modules: &'a Option<TargetModules>,
+            task_type: &'a Option<String>,
+            use_dora: bool,
+            use_rslora: bool,
+        }
+
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum Alpha {
+            Whole(i64),
+            Broken(f64),
+        }
+
+        /// Whole numbers up to this one are exact in both forms.
+        const EXACT: f64 = (1_u64 << f64::MANTISSA_DIGITS) as f64;
+
+        let alpha = self.lora_alpha;
+        let file = File {
+            alpha_pattern: &self.alpha_pattern,
+            auto_mapping: (),
+            base_model_name_or_path: &self.base_model_name_or_path,
+            bias: &self.bias,
+            fan_in_fan_out: self.fan_in_fan_out,
+            inference_mode: self.inference_mode,
+            init_lora_weights: &self.init_lora_weights,
+            layers_pattern: (),
+            layers_to_transform: (),
+            lora_alpha: match alpha.fract() == 0.0 && alpha.abs() <= EXACT {
+                true => Alpha::Whole(alpha as i64),
+                false => Alpha::Broken(alpha),
+            },
+            lora_dropout: self.lora_dropout,
+            modules_to_save: &self.modules_to_save,
+            peft_type: &self.peft_type,
+            r: self.r,
+            rank_pattern: &self.rank_pattern,
+            revision: &self.revision,
+            target_modules: &self.target_modules,
+            task_type: &self.task_type,
+            use_dora: self.use_dora,
+            use_rslora: self.use_rslora,
+        };
+        file.serialize(serializer)
     }
 }
 
@@ -182,12 +296,13 @@ struct ModuleSettings<'a> {
 }
 
 impl<'a> ModuleSettings<'a> {
-    fn new(config: &'a PeftConfig) -> Self {
-        Self {
+    /// `path` is for messages.
+    fn new(path: &Path, config: &'a PeftConfig) -> Result<Self, LoraError> {
+        Ok(Self {
             config,
-            ranks: compiled(&config.rank_pattern),
-            alphas: compiled(&config.alpha_pattern),
-        }
+            ranks: compiled(path, "rank_pattern", &config.rank_pattern)?,
+            alphas: compiled(path, "alpha_pattern", &config.alpha_pattern)?,
+        })
     }
 
     /// Rank of a module: the first `rank_pattern` entry that matches its end, else `r`.
@@ -202,13 +317,22 @@ impl<'a> ModuleSettings<'a> {
     }
 }
 
-/// PEFT's rule: a key is a regular expression that must match the end of the name from a dot on.
-fn compiled<T: Copy>(patterns: &BTreeMap<String, T>) -> Vec<(regex::Regex, T)> {
-    let compile = |(key, value): (&String, &T)| {
-        let pattern = regex::Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).ok()?;
-        Some((pattern, *value))
+fn compiled<T: Copy>(
+    path: &Path,
+    key: &'static str,
+    patterns: &Patterns<T>,
+) -> Result<Vec<(regex::Regex, T)>, LoraError> {
+    let compile = |(pattern, value): &(String, T)| {
+        let regex = regex::Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"));
+        let regex = regex.map_err(|source| LoraError::Pattern {
+            path: path.to_owned(),
+            key,
+            pattern: pattern.clone(),
+            source: Box::new(source),
+        })?;
+        Ok((regex, *value))
     };
-    patterns.iter().filter_map(compile).collect()
+    patterns.0.iter().map(compile).collect()
 }
 
 fn first_match<T: Copy>(patterns: &[(regex::Regex, T)], module: &str) -> Option<T> {
@@ -236,12 +360,9 @@ impl Adapter {
     /// Names the file, the key or tensor, what was expected and what was found.
     pub fn load(dir: &Path) -> Result<Self, LoraError> {
         let config_path = dir.join(CONFIG_FILE);
-        let raw: serde_json::Value = read_json(&config_path)?;
-        refuse_unsupported(&config_path, &raw)?;
-        let config: PeftConfig = serde_json::from_value(raw).map_err(|source| LoraError::Json {
-            path: config_path.clone(),
-            source,
-        })?;
+        refuse_unsupported(&config_path, &read_json(&config_path)?)?;
+        let config: PeftConfig = read_json(&config_path)?;
+        let settings = ModuleSettings::new(&config_path, &config)?;
 
         let sidecar_path = dir.join(SIDECAR_FILE);
         let sidecar = if sidecar_path.exists() {
@@ -260,7 +381,7 @@ impl Adapter {
             path: weights_path.clone(),
             source,
         })?;
-        let weights = read_weights(&weights_path, &config, &file)?;
+        let weights = read_weights(&weights_path, &settings, &file)?;
         Ok(Self {
             origin: dir.display().to_string(),
             config,
@@ -300,28 +421,14 @@ impl Adapter {
             }
         })?;
         write_file(&path, &bytes)?;
-        write_json(&dir.join(CONFIG_FILE), &self.config_json())?;
+        write_json(&dir.join(CONFIG_FILE), &self.config)?;
         if let Some(sidecar) = &self.sidecar {
+            // By way of a value, whose keys are sorted.
             write_json(&dir.join(SIDECAR_FILE), &serde_json::json!(sidecar))?;
         }
         Ok(())
     }
-
-    /// `adapter_config.json`: only PEFT's long-standing keys, sorted; whole numbers without a point.
-    fn config_json(&self) -> serde_json::Value {
-        let mut value = serde_json::json!(self.config);
-        if self.config.lora_alpha.fract() == 0.0 {
-            value["lora_alpha"] = (self.config.lora_alpha as i64).into();
-        }
-        for key in NULL_KEYS {
-            value[key] = serde_json::Value::Null;
-        }
-        value
-    }
 }
-
-/// Long-standing PEFT keys that this crate does not use and always writes as null.
-const NULL_KEYS: [&str; 3] = ["auto_mapping", "layers_pattern", "layers_to_transform"];
 
 /// Keys that change the mathematics when they are set: (key, the only accepted value in words).
 const REFUSED_KEYS: &[(&str, &str)] = &[
@@ -339,7 +446,13 @@ const REFUSED_KEYS: &[(&str, &str)] = &[
     ("velora_config", "null"),
     ("monteclora_config", "null"),
     ("kasa_config", "null"),
+    ("corda_config", "null"),
+    ("lora_ga_config", "null"),
+    ("loftq_config", "{}"),
 ];
+
+/// Initialisations after which the base weights are what they were.
+const KEPT_BASE: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 fn refuse_unsupported(path: &Path, raw: &serde_json::Value) -> Result<(), LoraError> {
     let unsupported = |key: &str, expected: &str, found: &serde_json::Value| {
@@ -356,6 +469,15 @@ fn refuse_unsupported(path: &Path, raw: &serde_json::Value) -> Result<(), LoraEr
     }
     if !matches!(get("bias").as_str(), None | Some("none")) {
         return unsupported("bias", "\"none\"", get("bias"));
+    }
+    let start = get("init_lora_weights");
+    if start
+        .as_str()
+        .is_some_and(|name| !KEPT_BASE.contains(&name))
+    {
+        let expected = "true, false, \"gaussian\", \"eva\" or \"orthogonal\", \
+                        since others change the base weights, too";
+        return unsupported("init_lora_weights", expected, start);
     }
     for (key, expected) in REFUSED_KEYS {
         let value = get(key);
@@ -375,7 +497,7 @@ fn refuse_unsupported(path: &Path, raw: &serde_json::Value) -> Result<(), LoraEr
 
 fn read_weights(
     path: &Path,
-    config: &PeftConfig,
+    settings: &ModuleSettings<'_>,
     file: &SafeTensors<'_>,
 ) -> Result<BTreeMap<String, LoraWeights>, LoraError> {
     let mut modules = Vec::new();
@@ -399,7 +521,6 @@ fn read_weights(
     modules.sort_unstable();
     modules.dedup();
 
-    let settings = ModuleSettings::new(config);
     let mut weights = BTreeMap::new();
     for module in modules {
         let rank = settings.rank_of(&module);
@@ -491,26 +612,24 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LoraError
     })
 }
 
-fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), LoraError> {
-    write_file(path, format!("{value:#}\n").as_bytes())
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), LoraError> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|source| LoraError::Json {
+        path: path.to_owned(),
+        source,
+    })?;
+    text.push(b'\n');
+    write_file(path, &text)
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), LoraError> {
-    use std::io::Write;
     let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().tempfile_in(dir).map_err(io(dir))?;
+    // `create_new` gives the usual permissions, where a temporary file would be private.
+    let mut file = tempfile::Builder::new()
+        .make_in(dir, |path| File::create_new(path))
+        .map_err(io(dir))?;
     file.write_all(bytes)
         .and_then(|()| file.as_file().sync_all())
         .map_err(io(path))?;
-    // Temporary files are private to the user; adapters are meant to be shared like any other file.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let permissions = std::fs::Permissions::from_mode(0o644);
-        file.as_file()
-            .set_permissions(permissions)
-            .map_err(io(path))?;
-    }
     file.persist(path).map_err(|error| LoraError::Io {
         path: path.to_owned(),
         source: error.error,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use aso_lora::{
     Adapter, AdapterHost, AdapterKind, AdapterScope, DropoutStream, ForwardContext, LoraConfig,
-    LoraLinear, LoraWeights, PeftConfig, Sidecar, TargetModules,
+    LoraLinear, LoraWeights, Patterns, PeftConfig, Sidecar, TargetModules,
 };
 use burn::nn::LinearConfig;
 use burn::tensor::{Device, Distribution, Tensor, TensorData, Tolerance};
@@ -229,7 +229,8 @@ fn adapters_of_mixed_rank_round_trip() {
     ]);
     let config = PeftConfig::new(&lora, "SEQ_2_SEQ_LM", None).with_patterns(&weights);
     // What is as the configuration says needs no entry.
-    assert!(!config.rank_pattern.contains_key("^b\\.v"));
+    let ranks = config.rank_pattern.0.iter();
+    assert!(!ranks.map(|(pattern, _)| pattern).any(|p| p == "^b\\.v"));
     let dir = tempfile::tempdir().unwrap();
     let adapter = Adapter {
         origin: dir.path().display().to_string(),
@@ -239,6 +240,95 @@ fn adapters_of_mixed_rank_round_trip() {
     };
     adapter.save(dir.path()).unwrap();
     assert_eq!(Adapter::load(dir.path()).unwrap().weights, adapter.weights);
+}
+
+/// As PEFT does, and whatever the alphabet says.
+#[test]
+fn of_several_patterns_the_first_one_in_the_file_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["a.q", "b.q", "b.v"];
+    let adapter = Adapter {
+        origin: dir.path().display().to_string(),
+        config: PeftConfig {
+            r: 1,
+            lora_alpha: 3.0,
+            alpha_pattern: Patterns(vec![("b\\..".into(), 5.0), ("b.q".into(), 7.0)]),
+            ..PeftConfig::default()
+        },
+        weights: names
+            .map(|name| (name.to_owned(), weights(1, 1, 0.0)))
+            .into(),
+        sidecar: None,
+    };
+    adapter.save(dir.path()).unwrap();
+    let scalings = || {
+        let weights = Adapter::load(dir.path()).unwrap().weights;
+        names.map(|name| weights[name].scaling)
+    };
+    assert_eq!(scalings(), [3.0, 5.0, 5.0]);
+    let turned = Adapter {
+        config: PeftConfig {
+            alpha_pattern: Patterns(vec![("b.q".into(), 7.0), ("b\\..".into(), 5.0)]),
+            ..adapter.config
+        },
+        ..adapter
+    };
+    turned.save(dir.path()).unwrap();
+    assert_eq!(scalings(), [3.0, 7.0, 5.0]);
+}
+
+struct Two([LoraLinear; 2]);
+
+impl AdapterHost for Two {
+    fn visit_linears(&self, visit: &mut dyn FnMut(&LoraLinear)) {
+        self.0.iter().for_each(visit);
+    }
+
+    fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut LoraLinear)) {
+        self.0.iter_mut().for_each(visit);
+    }
+}
+
+/// The second task is number 1 on a layer that the first one left alone, too.
+#[test]
+fn a_frozen_subspace_belongs_to_its_task_on_every_layer() {
+    let linear = |name| LoraLinear::new(name, tensor(3, [D_IN, D_OUT]), None);
+    let mut host = Two([linear("q"), linear("k")]);
+    let adapter = |modules: &[&str]| Adapter {
+        origin: String::new(),
+        config: PeftConfig::default(),
+        weights: modules
+            .iter()
+            .map(|name| ((*name).to_owned(), weights(8, 2, 1.0)))
+            .collect(),
+        sidecar: None,
+    };
+    host.push_frozen(&adapter(&["q"])).unwrap();
+    host.push_frozen(&adapter(&["q", "k"])).unwrap();
+    assert_eq!(host.frozen_count(), 2);
+    let tasks = host
+        .0
+        .each_ref()
+        .map(|layer| layer.frozen().unwrap().tasks());
+    assert_eq!(tasks, [&[0, 1][..], &[1]]);
+    let x = tensor::<2>(9, [4, D_IN]);
+    let [_, k] = &host.0;
+    let of = |scope| {
+        let context = ForwardContext::inference().with_scope(scope);
+        k.forward(x.clone(), &context).into_data()
+    };
+    assert_eq!(of(AdapterScope::WithoutFrozen(0)), of(AdapterScope::All));
+    assert_eq!(of(AdapterScope::OnlyFrozen(0)), of(AdapterScope::Base));
+    assert_ne!(of(AdapterScope::WithoutFrozen(1)), of(AdapterScope::All));
+    let names = TargetModules::Names(vec!["k".into()]);
+    let config = LoraConfig {
+        target_modules: names,
+        ..LoraConfig::default()
+    };
+    host.start_subspace(&config, 1, 2).unwrap();
+    host.freeze_active();
+    assert_eq!(host.0[1].frozen().unwrap().tasks(), [1, 2]);
+    assert_eq!(host.frozen_count(), 3);
 }
 
 #[test]

@@ -279,7 +279,7 @@ mod tests {
             "a1",
             "o-lora",
             1,
-            "[train]\nlog_every = 4\nlr = 0.1\n[attribution]\ncompare = \"without\"",
+            "[train]\nlog_every = 4\nlr = 0.1\n[attribution]\ncompare = \"without\"\nhold = true",
         );
         write(dir.path(), "b1", "seq-lora", 1, "[train]\nlr = 0.1");
         let streams = read_streams(&[source(None, dir.path())]).unwrap();

@@ -7,19 +7,17 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::UNIX_EPOCH;
 
+use aso_lora::peft::WEIGHTS_FILE;
 use aso_trainer::config::{MethodName, RunConfig};
 use aso_trainer::files::{CONFIG_FILE, FilesError, read_json};
 use aso_trainer::results::{RESULTS_FILE, RunResults};
 use aso_trainer::similarity::{SIMILARITY_FILE, TaskSimilarities};
 use aso_trainer::state::adapter_dir;
 use aso_trainer::sweep::{RunRecord as SweptRun, SWEEP_FILE, SweepResults};
-use aso_trainer::trainer::JOINT;
+use aso_trainer::trainer::{JOINT, METRICS_FILE};
 use serde::Deserialize;
 
 use crate::ReportError;
-
-/// The log of optimizer steps in a run directory.
-const METRICS_FILE: &str = "metrics.jsonl";
 
 /// Longest header of an adapter file that is believed, in bytes.
 const MOST_HEADER: u64 = 100 << 20;
@@ -68,8 +66,8 @@ pub struct RunRecord {
     pub results: RunResults,
     /// `config.toml` as it is; empty where there is none.
     pub config_text: String,
-    /// The keys of `config.toml` with their sections, and their values as in TOML. A key that an earlier version did not know has
-    /// its default, with which such a run also goes on. Empty where there is no file.
+    /// The keys of `config.toml` with their sections, and their values as in TOML; where the file leaves a key to its default,
+    /// the default. Empty where there is no file.
     pub config: BTreeMap<String, String>,
     /// `metrics.jsonl`; empty where there is none.
     pub steps: Vec<StepRecord>,
@@ -132,12 +130,7 @@ impl RunRecord {
             true => Some(read_similarity(&similarity_file)?),
             false => None,
         };
-        let mut config = flatten(&config_file, &config_text)?;
-        if !config.is_empty() {
-            for (key, value) in defaults() {
-                config.entry(key).or_insert(value);
-            }
-        }
+        let config = read_config(&config_file, &config_text)?;
         let frozen = config
             .get("lora.freeze_a")
             .is_some_and(|value| value == "true");
@@ -298,25 +291,33 @@ fn read_similarity(path: &Path) -> Result<TaskSimilarities, ReportError> {
     Ok(similarity)
 }
 
-/// The keys of a configuration with their sections. Read as plain TOML, so that runs of other versions with other
-/// keys can be compared.
-fn flatten(path: &Path, text: &str) -> Result<BTreeMap<String, String>, ReportError> {
-    let table: toml::Table = toml::from_str(text).map_err(|source| ReportError::Config {
+/// The keys of a configuration with their sections, and with those that it leaves to their defaults. One that this version cannot
+/// read, because another one wrote it, is taken as plain TOML, so that it can still be compared.
+fn read_config(path: &Path, text: &str) -> Result<BTreeMap<String, String>, ReportError> {
+    let plain: toml::Table = toml::from_str(text).map_err(|source| ReportError::Config {
         path: path.to_owned(),
         source: Box::new(source),
     })?;
     let mut keys = BTreeMap::new();
-    descend("", &table, &mut keys);
-    Ok(keys)
-}
-
-/// Every key that has a default, with it.
-fn defaults() -> BTreeMap<String, String> {
-    let mut keys = BTreeMap::new();
-    if let Ok(table) = toml::Table::try_from(RunConfig::default()) {
-        descend("", &table, &mut keys);
+    descend("", &plain, &mut keys);
+    if keys.is_empty() {
+        return Ok(keys);
     }
-    keys
+    let of = |config: &RunConfig| toml::Table::try_from(config).unwrap_or_default();
+    match RunConfig::parse(text, path, &[]) {
+        Ok(config) => {
+            keys.clear();
+            descend("", &of(&config.resolved()), &mut keys);
+        }
+        Err(_) => {
+            let mut defaults = BTreeMap::new();
+            descend("", &of(&RunConfig::default()), &mut defaults);
+            for (key, value) in defaults {
+                keys.entry(key).or_insert(value);
+            }
+        }
+    }
+    Ok(keys)
 }
 
 fn descend(prefix: &str, table: &toml::Table, keys: &mut BTreeMap<String, String>) {
@@ -415,8 +416,7 @@ fn trainable_parameters(
     let frozen = frozen || method.is_some_and(|method| !method.trains_a());
     let fixed = frozen.then_some("lora_A");
     let files = results.tasks.iter().enumerate().rev();
-    let mut files =
-        files.map(|(index, task)| adapter_dir(dir, index, task).join("adapter_model.safetensors"));
+    let mut files = files.map(|(index, task)| adapter_dir(dir, index, task).join(WEIGHTS_FILE));
     files
         .find(|file| file.is_file())
         .map(|file| tensor_elements(&file, fixed))
@@ -545,6 +545,12 @@ mod tests {
         assert_eq!(record.config["stream.overrides.a.lr"], "0.001");
         // Not in the file.
         assert_eq!(record.config["attribution.compare"], "without");
+        // What other keys decide is not known of a file that cannot be read: there is no task `a`.
+        assert!(!record.config.contains_key("train.clip"));
+        let config = "[method]\nname = \"o-lora\"";
+        fs::write(run.join("config.toml"), config).unwrap();
+        let read = RunRecord::read(&run).unwrap();
+        assert_eq!(read.config["train.clip"], "total");
         assert_eq!(record.steps.len(), 3);
         assert_eq!(record.steps_per_task(), [2, 1]);
         assert_eq!(record.trainable_parameters, Some(8 * 128 + 64 * 8));

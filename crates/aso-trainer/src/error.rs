@@ -6,7 +6,7 @@ use aso_backbones::BackboneError;
 use aso_data::DataError;
 use aso_lora::LoraError;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, MethodName};
 use crate::files::FilesError;
 
 /// Errors of a run.
@@ -74,7 +74,11 @@ pub enum TrainerError {
         task: String,
     },
     /// A run is continued with other settings.
-    #[error("{path}: the run was started with another `{key}`: expected {expected}, found {found}", path = path.display())]
+    #[error(
+        "{path}: the run was started with another `{key}`: expected {expected}, found {found}; \
+         to go on with the stored configuration, resume without one",
+        path = path.display()
+    )]
     ConfigChanged {
         /// The stored configuration.
         path: PathBuf,
@@ -124,6 +128,14 @@ pub enum TrainerError {
         trained: usize,
         /// Tasks of the stream.
         tasks: usize,
+    },
+    /// A method that learns all tasks at once has no next one.
+    #[error("{path}: method `{method}` learns all tasks at once; start another run with all of them", path = path.display())]
+    AllAtOnce {
+        /// The run directory.
+        path: PathBuf,
+        /// The method.
+        method: MethodName,
     },
     /// The loss or a gradient is not a finite number.
     #[error(

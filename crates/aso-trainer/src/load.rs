@@ -48,6 +48,7 @@ pub fn model_folder(
         ModelSource::Folder(dir) => Some(dir.to_owned()),
         ModelSource::Hub(id) => {
             let model: ModelId = id.parse()?;
+            tracing::info!(%model, "not a folder here, so a model of the Hugging Face Hub");
             let revision = settings.revision.as_deref().unwrap_or(DEFAULT_REVISION);
             let folder = HubConfig::from_env().and_then(Hub::new).and_then(|hub| {
                 hub.snapshot(&model, revision, &mut |progress| {

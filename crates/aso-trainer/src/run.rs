@@ -11,7 +11,7 @@ use crate::config::RunConfig;
 use crate::events::Observer;
 use crate::files::{CONFIG_FILE, RunDir, atomic_write, check_run_dir, prepare_run_dir};
 use crate::load::{Loaded, load_model, open_library};
-use crate::method::{self, Method};
+use crate::method::{self, Method, Structure};
 use crate::results::{RESULTS_FILE, RunResults};
 use crate::state::RunState;
 use crate::{Outcome, RunTasks, Trainer, TrainerError};
@@ -60,7 +60,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Starts a run in `dir`, or with `resume` goes on with the one there.
+    /// Starts a run in `dir`, or with `resume` goes on with the one there. The run keeps the configuration
+    /// [resolved](RunConfig::resolved).
     ///
     /// Nothing but the lock is written before the first [`execute`](Self::execute) has read model and data.
     ///
@@ -74,6 +75,7 @@ impl Run {
             let stored = RunConfig::load(&path, &[])?;
             refuse_changes(&path, &stored, &config)?;
         }
+        let config = config.resolved();
         Ok(Self { config, dir })
     }
 
@@ -90,9 +92,15 @@ impl Run {
     /// read.
     ///
     /// # Errors
-    /// [`TrainerError::Unfinished`] if the run is not finished; a task that is already part of it.
+    /// [`TrainerError::Unfinished`] if the run is not finished, [`TrainerError::AllAtOnce`] if its method learns all tasks
+    /// together; a task that is already part of it.
     pub fn extend(dir: &Path, tasks: &[String]) -> Result<Self, TrainerError> {
         let mut run = Self::resume(dir)?;
+        let method = run.config.method.name;
+        if method.structure() == Structure::Joint {
+            let path = run.dir.path;
+            return Err(TrainerError::AllAtOnce { path, method });
+        }
         let before = run.config.tasks()?;
         if !run.is_finished()? {
             let trained = RunState::read(&run.dir.path)?.map_or(0, |state| state.trained);
@@ -190,7 +198,7 @@ fn finished(config: &RunConfig, dir: &Path) -> Result<bool, TrainerError> {
 }
 
 fn refuse_changes(path: &Path, stored: &RunConfig, now: &RunConfig) -> Result<(), TrainerError> {
-    let (stored, now) = (flat(stored)?, flat(now)?);
+    let (stored, now) = (flat(&stored.resolved())?, flat(&now.resolved())?);
     let keys = stored.keys().chain(now.keys());
     for key in keys.filter(|key| !FREE_KEYS.contains(&key.as_str())) {
         let value = |table: &BTreeMap<String, String>| {

@@ -671,8 +671,9 @@ impl<M: Backbone> Trainer<M> {
                 gradients.norm()
             }
         };
-        let clipped_alone = (train.clip == Clip::Task).then(|| clip(&mut gradients));
         let penalty_grad_norm = penalty.as_ref().map(SubspaceGradients::norm);
+        let alone = penalty.is_some() && self.config.clip() == Clip::Task;
+        let clipped_alone = alone.then(|| clip(&mut gradients));
         if let Some(penalty) = penalty {
             gradients.add(penalty);
         }
@@ -743,7 +744,8 @@ impl<M: Backbone> Trainer<M> {
         }
     }
 
-    /// Saves progress within a task.
+    /// Saves progress within a task. What is saved already, because a resumed run has made no step yet, is left as it is: a kill
+    /// while a folder is replaced could lose it.
     fn checkpoint(
         &mut self,
         task: &TaskInfo,
@@ -752,17 +754,20 @@ impl<M: Backbone> Trainer<M> {
         selection: Option<&Selection>,
     ) -> Result<(), TrainerError> {
         let name = format!("task-{:02}-step-{step}", task.index);
-        let dir = self.dir.path.join(CHECKPOINTS).join(&name);
-        create_dir(&self.dir.path.join(CHECKPOINTS))?;
-        let method = self.method.state();
-        let adapter = self.active_adapter(task);
-        write_checkpoint(&dir, &adapter, optimizer, &method, selection)?;
-        self.state.training = Some(TrainingState {
-            step,
-            checkpoint: name.clone(),
-            best: selection.and_then(Selection::best).map(|(best, _)| *best),
-            method: method.values,
-        });
+        let stored = self.state.training.as_ref();
+        if stored.is_none_or(|training| training.checkpoint != name) {
+            let dir = self.dir.path.join(CHECKPOINTS).join(&name);
+            create_dir(&self.dir.path.join(CHECKPOINTS))?;
+            let method = self.method.state();
+            let adapter = self.active_adapter(task);
+            write_checkpoint(&dir, &adapter, optimizer, &method, selection)?;
+            self.state.training = Some(TrainingState {
+                step,
+                checkpoint: name.clone(),
+                best: selection.and_then(Selection::best).map(|(best, _)| *best),
+                method: method.values,
+            });
+        }
         self.save_state()?;
         self.remove_checkpoints(Some(&name));
         Ok(())

@@ -178,7 +178,7 @@ pub(crate) fn check_attribution(
     );
 }
 
-/// The similarity of the current task and each past one, in both ways to compare them.
+/// The similarity of the current task and each past one, in every way to compare them.
 pub(crate) fn check_tasks(
     model: &AutoModel,
     batch: &TokenBatch,

@@ -172,13 +172,13 @@ impl T5Config {
         }
         let feed_forward = match hf.feed_forward_proj.as_str() {
             "relu" => FeedForward::Relu,
-            "gelu" | "gelu_new" => FeedForward::Gelu,
-            // Hugging Face: `gated-gelu` has always meant the tanh approximation.
+            // The tanh approximation. Hugging Face: `gated-gelu` has always meant it, while plain `gelu` is the exact form.
+            "gelu_new" => FeedForward::Gelu,
             "gated-gelu" | "gated-gelu_new" => FeedForward::GatedGelu,
             "gated-silu" => FeedForward::GatedSilu,
             "gated-relu" => FeedForward::GatedRelu,
             other => {
-                let expected = "relu, gelu, gated-gelu, gated-silu or gated-relu";
+                let expected = "relu, gelu_new, gated-gelu, gated-silu or gated-relu";
                 return unsupported("feed_forward_proj", expected, format!("{other:?}"));
             }
         };

@@ -1,5 +1,6 @@
 //! `aso eval`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use aso_backbones::{Backbone, GenerationConfig};
@@ -30,21 +31,17 @@ pub(crate) fn run(
     device: &Device,
     terminal: Terminal,
 ) -> anyhow::Result<ExitCode> {
-    let Source {
-        mut config,
-        adapters,
-    } = Source::of_model(&args.source)?;
+    let mut source = Source::new(&args.source)?;
+    let config = &mut source.config;
     config.data.max_eval = args.max_eval.or(config.data.max_eval);
     if let Some(mode) = args.mode {
         config.eval.mode = mode.into();
     }
-    let mut progress = terminal.observer(config.train.log_every);
-    let mut loaded = load_model(&config.model, device, &mut progress)?;
-    load_adapters(&mut loaded.model, &adapters, &loaded.fingerprint, false)?;
+    let config = &source.config;
     let library = open_library(&config.data)?;
     let names = if !args.tasks.is_empty() {
         args.tasks.clone()
-    } else if args.source.run.is_some() {
+    } else if args.source.model.run.is_some() {
         config.tasks()?
     } else {
         library.names()
@@ -55,35 +52,46 @@ pub(crate) fn run(
         examples: Vec::new(),
         average: 0.0,
     };
-    let vocabulary = loaded.model.vocabulary();
-    let evaluator = Evaluator {
-        codec: &loaded.codec,
-        mode: config.eval.mode,
-        batch_size: config.eval.batch_size,
-        generation: GenerationConfig::greedy(config.eval.max_new_tokens),
-        stop: &[],
-    };
-    for name in names {
+    let parts: Vec<(String, &[PathBuf])> = names
+        .into_iter()
+        .map(|name| Ok((name.clone(), source.adapters_for(&name)?)))
+        .collect::<anyhow::Result<_>>()?;
+    let mut progress = terminal.observer(config.train.log_every);
+    // One model answers all tasks unless the run's method has one for each.
+    for part in parts.chunk_by(|(_, a), (_, b)| a == b) {
+        let mut loaded = load_model(&config.model, device, &mut progress)?;
+        let adapters = part[0].1;
+        load_adapters(&mut loaded.model, adapters, &loaded.fingerprint, false)?;
         let codec = &loaded.codec;
-        let task = Task::load_evaluation(library.as_ref(), &name, &config, codec, vocabulary)?;
-        let examples = task.evaluation.len();
-        progress.event(Event::EvaluationStarted {
-            after: None,
-            task: &name,
-            examples,
-        });
-        let score = evaluator.score(&loaded.model, &task, AdapterScope::All, &mut |done| {
-            progress.event(Event::EvaluationProgress { done });
-        })?;
-        let after = Some("adapters").filter(|_| !adapters.is_empty());
-        progress.event(Event::EvaluationFinished {
-            after,
-            task: &name,
-            score,
-        });
-        result.tasks.push(name);
-        result.scores.push(score);
-        result.examples.push(examples);
+        let evaluator = Evaluator {
+            codec,
+            mode: config.eval.mode,
+            batch_size: config.eval.batch_size,
+            generation: GenerationConfig::greedy(config.eval.max_new_tokens),
+            stop: &[],
+        };
+        let vocabulary = loaded.model.vocabulary();
+        for (name, _) in part {
+            let task = Task::load_evaluation(library.as_ref(), name, config, codec, vocabulary)?;
+            let examples = task.evaluation.len();
+            progress.event(Event::EvaluationStarted {
+                after: None,
+                task: name,
+                examples,
+            });
+            let score = evaluator.score(&loaded.model, &task, AdapterScope::All, &mut |done| {
+                progress.event(Event::EvaluationProgress { done });
+            })?;
+            let after = Some("adapters").filter(|_| !adapters.is_empty());
+            progress.event(Event::EvaluationFinished {
+                after,
+                task: name,
+                score,
+            });
+            result.tasks.push(name.clone());
+            result.scores.push(score);
+            result.examples.push(examples);
+        }
     }
     result.average = result.scores.iter().sum::<f64>() / result.scores.len().max(1) as f64;
     if args.json {

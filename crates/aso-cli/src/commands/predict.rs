@@ -6,7 +6,7 @@ use aso_backbones::Backbone;
 use aso_data::jsonl::read_inputs;
 use aso_data::{Example, exact_match};
 use aso_lora::AdapterScope;
-use aso_trainer::config::{EvalMode, ModelSettings};
+use aso_trainer::config::EvalMode;
 use aso_trainer::evaluate::Evaluator;
 use aso_trainer::events::{Event, Observer};
 use aso_trainer::files::atomic_write;
@@ -14,6 +14,7 @@ use aso_trainer::load::{load_adapters, load_model};
 use burn::tensor::Device;
 use serde::Serialize;
 
+use super::source::Source;
 use crate::args::PredictArgs;
 use crate::progress::Terminal;
 
@@ -33,24 +34,25 @@ pub(crate) fn run(
     device: &Device,
     terminal: Terminal,
 ) -> anyhow::Result<ExitCode> {
+    let mut source = Source::of_model(&args.model)?;
+    let model = &mut source.config.model;
+    model.dtype = args.dtype.map_or(model.dtype, Into::into);
+    model.chat_template = args.chat_template.clone().or(model.chat_template.take());
+    let (data, eval) = (&source.config.data, &source.config.eval);
+    let max_source = args.max_source.unwrap_or(data.max_source);
+    let max_new_tokens = args.max_new_tokens.unwrap_or(eval.max_new_tokens);
+    let generation = args.generation.config(max_new_tokens)?;
+    let adapters = source.adapters_of_model()?;
     let inputs = read_inputs(&args.input)?;
-    let settings = ModelSettings {
-        path: args.model.clone(),
-        dtype: args.dtype.into(),
-        chat_template: args.chat_template.clone(),
-        ..ModelSettings::default()
-    };
     let mut progress = terminal.observer(1);
-    let mut loaded = load_model(&settings, device, &mut progress)?;
-    load_adapters(&mut loaded.model, &args.adapter, &loaded.fingerprint, false)?;
+    let mut loaded = load_model(&source.config.model, device, &mut progress)?;
+    load_adapters(&mut loaded.model, adapters, &loaded.fingerprint, false)?;
 
     let examples: Vec<Example> = inputs
         .iter()
         .map(|line| Example::plain(&line.input, line.target.as_deref().unwrap_or_default()))
         .collect();
-    let encoder = loaded
-        .codec
-        .encoder(args.max_source, args.max_new_tokens.max(2))?;
+    let encoder = loaded.codec.encoder(max_source, max_new_tokens.max(2))?;
     let name = args.input.display().to_string();
     let encoded = encoder.encode_all(&name, &examples)?;
     let vocabulary = loaded.model.vocabulary();
@@ -67,7 +69,7 @@ pub(crate) fn run(
         codec: &loaded.codec,
         mode: EvalMode::Generate,
         batch_size: args.batch_size,
-        generation: args.generation.config(args.max_new_tokens)?,
+        generation,
         stop: &args.generation.stop,
     };
     let rows: Vec<_> = encoded.iter().collect();

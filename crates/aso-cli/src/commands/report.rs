@@ -1,19 +1,21 @@
 //! `aso report`.
 
-use std::path::Path;
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use aso_report::{Report, ReportError, RunSource};
 use aso_trainer::files::atomic_write;
+use clap::ValueEnum;
 
 use crate::args::{ReportArgs, ReportFormat};
 use crate::output;
 
 pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
+    let format = format(args)?;
     let sources = args.runs.iter().map(|argument| argument.parse());
     let sources = sources.collect::<Result<Vec<RunSource>, ReportError>>()?;
     let report = Report::read(&sources, args.reference.as_deref())?;
-    let text = match format(args) {
+    let text = match format {
         ReportFormat::Html => report.html()?,
         ReportFormat::Md => report.markdown(),
         ReportFormat::Csv => report.csv(),
@@ -37,14 +39,19 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The form asked for, or the one that the file's name ends in.
-fn format(args: &ReportArgs) -> ReportFormat {
-    let ending = args.out.as_deref().and_then(Path::extension);
-    let named = match ending.and_then(|ending| ending.to_str()) {
-        Some("md") => ReportFormat::Md,
-        Some("csv") => ReportFormat::Csv,
-        Some("json") => ReportFormat::Json,
-        _ => ReportFormat::Html,
+/// The form asked for, or the one that the file's name ends in; what a terminal can show where there is neither.
+fn format(args: &ReportArgs) -> anyhow::Result<ReportFormat> {
+    if let Some(format) = args.format {
+        return Ok(format);
+    }
+    let Some(path) = &args.out else {
+        return Ok(ReportFormat::Md);
     };
-    args.format.unwrap_or(named)
+    let ending = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    ReportFormat::from_str(ending, false).map_err(|_| {
+        anyhow::anyhow!(
+            "{}: expected a name that ends in .html, .md, .csv or .json, or --format",
+            path.display()
+        )
+    })
 }

@@ -24,12 +24,10 @@ pub(crate) fn run(
     let Source {
         mut config,
         adapters: dirs,
+        ..
     } = Source::of_tasks(&args.source)?;
-    let of_run = args
-        .source
-        .run
-        .as_ref()
-        .map(|run| run.join(SIMILARITY_FILE));
+    let run = args.source.model.run.as_ref();
+    let of_run = run.map(|run| run.join(SIMILARITY_FILE));
     let out = args.out.clone().or(of_run);
     // Enough to draw the batches from; test examples stay unseen.
     config.data.max_eval = Some(1);

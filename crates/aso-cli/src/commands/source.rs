@@ -10,42 +10,75 @@ use aso_trainer::files::CONFIG_FILE;
 use aso_trainer::method::Structure;
 use aso_trainer::state::{RunState, adapter_dir};
 
-use crate::args::SourceArgs;
+use crate::args::{ModelArgs, SourceArgs};
 
-/// What [`SourceArgs`] name.
+/// What [`ModelArgs`] or [`SourceArgs`] name.
 pub(super) struct Source {
     pub(super) config: RunConfig,
     /// In the order of the tasks.
     pub(super) adapters: Vec<PathBuf>,
+    /// The task that the run trained with each adapter; empty without a run.
+    trained: Vec<String>,
+    run: Option<PathBuf>,
 }
 
 impl Source {
-    /// The given adapters, or those that together are the present model of a run.
-    pub(super) fn of_model(args: &SourceArgs) -> anyhow::Result<Self> {
-        let Some(run) = &args.run else {
-            return Self::from_arguments(args);
+    /// The given adapters, or those of a run.
+    pub(super) fn of_model(args: &ModelArgs) -> anyhow::Result<Self> {
+        match &args.run {
+            Some(run) => Self::from_run(run, &[]),
+            None => Self::from_arguments(args, None, &[]),
+        }
+    }
+
+    /// The same, with tasks.
+    pub(super) fn new(args: &SourceArgs) -> anyhow::Result<Self> {
+        match &args.model.run {
+            Some(run) => Self::from_run(run, &args.set),
+            None => Self::from_arguments(&args.model, args.data.as_deref(), &args.set),
+        }
+    }
+
+    /// The adapters that together are the model: all that were given, or what a run's method makes of its own.
+    pub(super) fn adapters_of_model(&self) -> anyhow::Result<&[PathBuf]> {
+        let Some(run) = &self.run else {
+            return Ok(&self.adapters);
         };
-        let mut source = Self::from_run(run, &args.set)?;
-        let adapters = &mut source.adapters;
-        match source.config.method.name.structure() {
-            Structure::Stack => {}
-            Structure::Single | Structure::Joint => {
-                *adapters = adapters.pop().into_iter().collect()
-            }
+        let last = self.adapters.len().saturating_sub(1);
+        match self.config.method.name.structure() {
+            Structure::Stack => Ok(&self.adapters),
+            Structure::Single | Structure::Joint => Ok(&self.adapters[last..]),
             Structure::PerTask => bail!(
-                "{}: method `per-task` has an adapter for each task; name one with --adapter",
+                "{}: method `per-task` has a model for each task; name one with --model and --adapter instead of --run",
                 run.display()
             ),
         }
-        Ok(source)
     }
 
-    /// The given adapters, or those of the tasks of a run.
-    pub(super) fn of_tasks(args: &SourceArgs) -> anyhow::Result<Self> {
-        let Some(run) = &args.run else {
-            return Self::from_arguments(args);
+    /// The adapters of the model that answers a task. They are the same for all tasks unless the run's method has a model for
+    /// each.
+    pub(super) fn adapters_for(&self, task: &str) -> anyhow::Result<&[PathBuf]> {
+        let run = match &self.run {
+            Some(run) if self.config.method.name.structure() == Structure::PerTask => run,
+            _ => return self.adapters_of_model(),
         };
-        let source = Self::from_run(run, &args.set)?;
+        let at = self.trained.iter().position(|trained| trained == task);
+        let at = at.with_context(|| {
+            format!(
+                "{}: method `per-task` has a model for each task that it has learned, {}, but none for {task}",
+                run.display(),
+                self.trained.join(", ")
+            )
+        })?;
+        Ok(&self.adapters[at..=at])
+    }
+
+    /// The given adapters, or those of a run, to be compared with one another.
+    pub(super) fn of_tasks(args: &SourceArgs) -> anyhow::Result<Self> {
+        let source = Self::new(args)?;
+        let Some(run) = &source.run else {
+            return Ok(source);
+        };
         let method = source.config.method.name;
         match method.structure() {
             Structure::Stack | Structure::PerTask => {}
@@ -65,25 +98,32 @@ impl Source {
         let config = RunConfig::load(&run.join(CONFIG_FILE), set)?;
         let state = RunState::read(run)?
             .with_context(|| format!("{}: the run has not trained a task yet", run.display()))?;
-        let tasks = config.tasks()?;
-        let trained = tasks.iter().take(state.trained).enumerate();
-        let adapters = trained.map(|(index, task)| adapter_dir(run, index, task));
+        let mut trained = config.tasks()?;
+        trained.truncate(state.trained);
+        let tasks = trained.iter().enumerate();
+        let adapters = tasks.map(|(index, task)| adapter_dir(run, index, task));
         Ok(Self {
             adapters: adapters.collect(),
             config,
+            trained,
+            run: Some(run.to_owned()),
         })
     }
 
-    fn from_arguments(args: &SourceArgs) -> anyhow::Result<Self> {
-        let mut config = RunConfig::parse("", Path::new("./arguments"), &args.set)?;
+    fn from_arguments(
+        args: &ModelArgs,
+        data: Option<&Path>,
+        set: &[String],
+    ) -> anyhow::Result<Self> {
+        let mut config = RunConfig::parse("", Path::new("./arguments"), set)?;
         if let Some(model) = &args.model {
             config.model = ModelSettings {
                 path: model.clone(),
                 ..config.model
             };
         }
-        if let Some(data) = &args.data {
-            config.data.path = Some(data.clone());
+        if let Some(data) = data {
+            config.data.path = Some(data.to_owned());
             config.data.format = match Layout::of(data) {
                 Layout::ClBenchmark => DataFormat::ClBenchmark,
                 Layout::Jsonl => DataFormat::Jsonl,
@@ -94,6 +134,8 @@ impl Source {
         Ok(Self {
             config,
             adapters: args.adapter.clone(),
+            trained: Vec::new(),
+            run: None,
         })
     }
 }

@@ -496,8 +496,10 @@ settings! {
         /// Longest global norm of the gradient; 0 switches clipping off.
         pub max_grad_norm: f64 = 1.0,
         /// The gradient whose norm that is: "total", of the whole loss, as released, or "task", before penalties are added. A
-        /// penalty with a large gradient shrinks what is left of the task's in "total", and a soft weight that changes rescales it.
-        pub clip: Clip = Clip::Total,
+        /// penalty with a large gradient shrinks what is left of the task's in "total", and a soft weight that changes rescales
+        /// it. Unset: "task" for method aso-lora with attribution preset "aso", otherwise "total".
+        #[sample = "\"total\""]
+        pub clip: Option<Clip> = None,
         /// AdamW's decoupled weight decay.
         pub weight_decay: f64 = 0.0,
         /// AdamW's decay of the first moment, 0 <= beta1 < 1.
@@ -677,6 +679,28 @@ impl RunConfig {
         }
     }
 
+    /// The same configuration with the defaults that follow the method or the attribution preset written out: `train.clip` and
+    /// `attribution.stack`, `hold` and `clamp`. Two configurations that differ only in spelling them out are equal then.
+    pub fn resolved(&self) -> Self {
+        let mut config = self.clone();
+        config.train.clip = Some(self.clip());
+        let attribution = &mut config.attribution;
+        if !attribution.per_block {
+            attribution.stack = Some(self.attribution.tapped_stack());
+        }
+        attribution.hold = Some(self.attribution.holds());
+        attribution.clamp = Some(self.attribution.clamps());
+        config
+    }
+
+    /// The gradient that is clipped.
+    pub fn clip(&self) -> Clip {
+        let measured = self.method.name == MethodName::AsoLora
+            && self.attribution.preset == AttributionPreset::Aso;
+        let default = if measured { Clip::Task } else { Clip::Total };
+        self.train.clip.unwrap_or(default)
+    }
+
     /// The tasks of the stream in order.
     ///
     /// # Errors
@@ -831,6 +855,20 @@ mod tests {
         assert!(!attribution.holds() && !attribution.clamps());
         attribution.interval = Some(3);
         assert_eq!(attribution.interval_for(10), 3);
+    }
+
+    #[test]
+    fn the_default_of_clip_follows_the_method() {
+        let mut config = RunConfig::default();
+        assert_eq!(config.method.name, MethodName::AsoLora);
+        assert_eq!(config.clip(), Clip::Task);
+        config.attribution.preset = AttributionPreset::Reference;
+        assert_eq!(config.clip(), Clip::Total);
+        config.attribution.preset = AttributionPreset::Aso;
+        config.method.name = MethodName::OLora;
+        assert_eq!(config.clip(), Clip::Total);
+        config.train.clip = Some(Clip::Task);
+        assert_eq!(config.clip(), Clip::Task);
     }
 
     #[test]

@@ -397,23 +397,16 @@ fn train(config: &RunConfig) -> Result<(), Violation> {
     }
     not_negative("train.max_grad_norm", train.max_grad_norm)?;
     not_negative("train.weight_decay", train.weight_decay)?;
-    within(
-        "train.beta1",
-        train.beta1,
-        0.0..1.0,
-        "a number with 0 <= x < 1",
-    )?;
-    within(
-        "train.beta2",
-        train.beta2,
-        0.0..1.0,
-        "a number with 0 <= x < 1",
-    )?;
+    // The optimizer computes in f32, where 1 - 1e-9 is 1 and 1e-50 is 0: corrections would divide by zero.
+    let below_one = 0.0..=f64::from(1.0_f32.next_down());
+    let decay = "a number with 0 <= x < 1, in single precision";
+    within("train.beta1", train.beta1, below_one.clone(), decay)?;
+    within("train.beta2", train.beta2, below_one, decay)?;
     within(
         "train.eps",
         train.eps,
-        f64::MIN_POSITIVE..f64::INFINITY,
-        "a number above 0",
+        f64::from(f32::MIN_POSITIVE)..f64::INFINITY,
+        "a number above 0, in single precision (1.2e-38 or more)",
     )?;
     positive("train.log_every", train.log_every)
 }

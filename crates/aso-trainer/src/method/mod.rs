@@ -257,7 +257,8 @@ pub trait Method<M: Backbone> {
         Vec::new()
     }
 
-    /// Called with the gradient of the whole loss, before it is clipped.
+    /// Called with the gradient of the whole loss: before it is clipped with `train.clip = "total"`, and behind the clip of the
+    /// task's part with `"task"`, if there are penalties.
     ///
     /// # Errors
     /// Whatever stops the run.

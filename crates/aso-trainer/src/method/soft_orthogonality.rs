@@ -107,7 +107,9 @@ impl AsoLora {
                 .attributor
                 .measure_tasks(step.model, &batch, past, comparison)?;
             return Ok(measured.map(|tasks| {
-                let weights = tasks.tasks.iter().map(|s| soft.weight(s.mean())).collect();
+                let means: Vec<_> = tasks.tasks.iter().map(Similarity::mean).collect();
+                warn_of_missing(step, "past tasks", &means);
+                let weights = means.into_iter().map(|mean| soft.weight(mean)).collect();
                 let points = tasks.tasks.iter().enumerate();
                 let points = points
                     .map(|(task, s)| point(step.step, Some(task), s))
@@ -121,6 +123,7 @@ impl AsoLora {
         let similarity = measured.similarity;
         let points = vec![point(step.step, None, &similarity)];
         let weight = if self.settings.per_block {
+            warn_of_missing(step, "blocks", &similarity.blocks);
             let mut weights: Vec<f64> = similarity
                 .blocks
                 .iter()
@@ -133,13 +136,7 @@ impl AsoLora {
             }
         } else {
             let mean = similarity.mean();
-            if mean.is_none() {
-                tracing::warn!(
-                    task = step.task.name,
-                    step = step.step,
-                    "attribution does not vary in any block: full isolation (w = 1)"
-                );
-            }
+            warn_of_missing(step, "everything", &[mean]);
             Weight::One(soft.weight(mean))
         };
         Ok(Some((weight, points)))
@@ -155,13 +152,13 @@ impl AsoLora {
         let rows = ranks.iter().sum();
         match &self.weight {
             Weight::One(_) => None,
-            Weight::Tasks(weights) => Some(
-                ranks
-                    .iter()
-                    .zip(weights)
-                    .flat_map(|(rank, weight)| std::iter::repeat_n(*weight as f32, *rank))
-                    .collect(),
-            ),
+            Weight::Tasks(weights) => {
+                let tasks = layer.frozen().map_or(&[][..], |stack| stack.tasks());
+                let of = |task: &usize| weights.get(*task).copied().unwrap_or(1.0) as f32;
+                let rows = ranks.iter().zip(tasks);
+                let rows = rows.flat_map(|(rank, task)| std::iter::repeat_n(of(task), *rank));
+                Some(rows.collect())
+            }
             Weight::Blocks { encoder, answer } => {
                 let weight = match model.tapped_block_of(layer.name()) {
                     Some((TapPoint::Answer, block)) => answer.get(block),
@@ -171,6 +168,22 @@ impl AsoLora {
                 Some(vec![weight.copied().unwrap_or(1.0) as f32; rows])
             }
         }
+    }
+}
+
+/// Says which of several similarities could not be measured, because attribution does not vary: there the weight is 1.
+fn warn_of_missing<M>(step: &StepInfo<'_, M>, what: &str, similarities: &[Option<f64>]) {
+    let missing = similarities.iter().enumerate();
+    let missing = missing.filter_map(|(at, rho)| rho.is_none().then_some(at));
+    let missing: Vec<usize> = missing.collect();
+    if !missing.is_empty() {
+        tracing::warn!(
+            task = step.task.name,
+            step = step.step,
+            of = what,
+            ?missing,
+            "attribution does not vary: full isolation (w = 1)"
+        );
     }
 }
 

@@ -221,6 +221,10 @@ impl<'a> Fitting<'a> {
     ) -> Result<(), PretrainError> {
         let Some(keep) = self.keep else { return Ok(()) };
         let name = format!("checkpoint-{step}");
+        if self.read()?.is_some_and(|state| state.checkpoint == name) {
+            // Stopped before the first step since it was resumed.
+            return Ok(());
+        }
         atomic_dir(&keep.join(&name), |dir| {
             write_json(&dir.join("config.json"), json)?;
             let weights = checkpoint::serialize(model.named(), FloatDtype::F32)?;

@@ -33,7 +33,7 @@ use burn::tensor::Device;
 use thiserror::Error;
 
 use crate::codec::TextCodec;
-use crate::files::FilesError;
+use crate::files::{FilesError, atomic_write};
 use examples::{Examples, MAX_TARGET};
 use fit::Fitting;
 
@@ -519,8 +519,7 @@ impl Pretrained {
             ("tokenizer.json", &self.tokenizer),
         ];
         for (name, bytes) in files {
-            let path = dir.join(name);
-            std::fs::write(&path, bytes).map_err(io(path))?;
+            atomic_write(&dir.join(name), bytes)?;
         }
         Ok(())
     }

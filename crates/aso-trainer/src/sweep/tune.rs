@@ -70,6 +70,9 @@ pub struct Candidate {
 }
 
 /// Compares the candidates that the runs of a ledger (from [`Sweep::candidates`]) are of.
+///
+/// # Errors
+/// [`SweepError`] if two methods would have the same label.
 pub fn choose(sweep: &Sweep, ledger: &Ledger<'_>) -> Result<TuneResults, SweepError> {
     let labels = sweep.labels()?;
     let mut choices = Vec::new();
