@@ -16,7 +16,7 @@ use aso_data::EncodedExample;
 use aso_lora::{AdapterHost, ForwardContext};
 use aso_tests::{assert_close, fixture, read_tensors};
 use aso_trainer::codec::TextCodec;
-use aso_trainer::config::{Clip, ExampleKind, MethodName, TaskOverride};
+use aso_trainer::config::{Clip, ExampleKind, MethodName, OrthogonalTo, TaskOverride};
 use aso_trainer::embedded::EmbeddedModel;
 use aso_trainer::events::{Event, Observer, Silent};
 use aso_trainer::method::{Ewc, Method, SeqFt, TaskContext, TaskInfo};
@@ -167,6 +167,31 @@ fn penalties_can_stay_out_of_the_clip() {
     assert!(task == total);
 }
 
+/// The first task is as without, and the second one starts with another A: one that hardly sees the first one's inputs.
+#[test]
+fn subspaces_can_be_held_orthogonal_to_inputs() {
+    let start = |to, lr| {
+        learn(MethodName::OLora, |c| {
+            (c.method.orthogonal_to, c.train.lr) = (to, lr);
+        })
+    };
+    let [inputs, subspaces] =
+        [OrthogonalTo::Inputs, OrthogonalTo::Subspaces].map(|to| start(to, 1e-12));
+    let a = |left: &Left, task| half(left, task, "lora_A");
+    assert_eq!(a(&inputs, 0), a(&subspaces, 0));
+    assert_ne!(a(&inputs, 1), a(&subspaces, 1));
+    let length = |a: BTreeMap<String, Vec<u8>>| -> f32 {
+        let bytes = a.into_values().flatten().collect::<Vec<u8>>();
+        let values = bytes
+            .chunks(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        values.map(|value| value * value).sum()
+    };
+    let [turned, drawn] = [&inputs, &subspaces].map(|left| length(a(left, 1)));
+    assert!((turned / drawn - 1.0).abs() < 1e-3, "{turned} {drawn}");
+    assert!(start(OrthogonalTo::Inputs, 1e-2) != start(OrthogonalTo::Subspaces, 1e-2));
+}
+
 /// As many steps as the stream makes, from all tasks, with settings of its own.
 #[test]
 fn all_tasks_at_once_learn_as_long_as_one_after_another() {
@@ -233,8 +258,16 @@ fn every_method_leaves_a_trace_of_its_own() {
 
 #[test]
 fn every_method_goes_on_where_it_was_stopped() {
-    for method in MethodName::ALL {
-        let config = config(method, |_| {});
+    let plain = MethodName::ALL.map(|method| config(method, |_| {}));
+    // These keep what earlier tasks fed the layers.
+    let kept = [MethodName::AsoLora, MethodName::OLora].map(|method| {
+        config(method, |c| {
+            c.method.orthogonal_to = OrthogonalTo::Inputs;
+            c.attribution.per_task = true;
+        })
+    });
+    for config in plain.into_iter().chain(kept) {
+        let method = config.method.name;
         let dir = tempdir().unwrap();
         let whole = finish(&config, &dir.path().join("whole"), false);
         let stops = match method {

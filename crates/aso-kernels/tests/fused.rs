@@ -345,3 +345,43 @@ fn results_do_not_depend_on_the_number_of_threads() {
     };
     assert_eq!(run(1), run(3));
 }
+
+/// Broadcasting and wrong groupings would go unnoticed on one path and not on the other.
+#[test]
+fn shapes_that_do_not_fit_panic() {
+    type Misfit = (&'static str, fn());
+    let misfits: [Misfit; 6] = [
+        ("one weight a column", || {
+            aso_kernels::rms_norm(random([2, 6]), random([3]), 1e-6);
+        }),
+        ("shapes of x and y", || {
+            aso_kernels::add_dropout(random([4, 8]), random([1, 8]), mask(0.5));
+        }),
+        ("3 key heads for 4 query heads", || {
+            let (query, key) = (random([1, 4, 2, 8]), random([1, 3, 2, 8]));
+            let bias = random([1, 1, 1, 2]);
+            aso_kernels::attention(query, key.clone(), key, bias, 1.0, None);
+        }),
+        ("a bias of shape", || {
+            let query = random([1, 4, 2, 8]);
+            let bias = random([1, 3, 1, 2]);
+            aso_kernels::attention(query.clone(), query.clone(), query, bias, 1.0, None);
+        }),
+        ("shape of the transpose", || {
+            let weight = random([8, 5]);
+            aso_kernels::constant_linear(random([2, 8]), weight.clone(), weight);
+        }),
+        ("shape of b", || {
+            let (a, b) = (random([2, 8]), random([5, 3]));
+            aso_kernels::add_low_rank(random([4, 5]), random([4, 8]), a, b, 1.0, None);
+        }),
+    ];
+    for (message, misfit) in misfits {
+        let panic = std::panic::catch_unwind(misfit).expect_err(message);
+        let found = match panic.downcast_ref::<String>() {
+            Some(found) => found.as_str(),
+            None => panic.downcast_ref::<&str>().expect("a message"),
+        };
+        assert!(found.contains(message), "{found}");
+    }
+}

@@ -219,16 +219,20 @@ settings! {
         /// "mean-abs-cosine" (mean |cos| between rows; its scale does not grow with tasks, rank or
         /// modules).
         pub penalty: PenaltyKind = PenaltyKind::AbsSum,
+        /// "o-lora" and "aso-lora": what A_t is held orthogonal to: "subspaces" (A_k of earlier tasks, as published) or "inputs"
+        /// (directions M_k of what earlier tasks feed the layer, M_k in the place of A_k in O; A_t starts outside of them).
+        pub orthogonal_to: OrthogonalTo = OrthogonalTo::Subspaces,
         /// "n-lora": weight of the sum of |B_t A_t|.
         pub sparsity: f64 = 1e-3,
         /// "ewc": weight lambda of the importances.
         pub importance: f64 = 1e2,
         /// "ewc": what is left of earlier importances at the end of a task, 0 <= gamma <= 1.
         pub importance_decay: f64 = 1.0,
-        /// "ewc" and "inf-lora": examples of a task that its importances, or its layers' inputs, are estimated
-        /// from.
+        /// "ewc", "inf-lora" and `orthogonal_to = "inputs"`: examples of a task that its importances, or its layers' inputs, are
+        /// estimated from.
         pub probe_examples: usize = 200,
-        /// "inf-lora": share of the energy of earlier tasks' inputs that new subspaces avoid, 0 <= x <= 1.
+        /// "inf-lora" and `orthogonal_to = "inputs"`: share of the energy of earlier tasks' inputs that new subspaces avoid,
+        /// 0 <= x <= 1.
         pub memory_threshold: f64 = 0.95,
         /// "lwf": weight of the distillation.
         pub distillation: f64 = 1.0,
@@ -375,6 +379,16 @@ pub enum PenaltyKind {
     SquaredFrobenius,
     /// Mean absolute cosine between rows.
     MeanAbsCosine,
+}
+
+/// What a new subspace is held orthogonal to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OrthogonalTo {
+    /// The rows of A of earlier tasks.
+    Subspaces,
+    /// The leading directions of what earlier tasks feed the layer.
+    Inputs,
 }
 
 settings! {
@@ -613,6 +627,7 @@ plain!(
     Select,
     MethodName,
     PenaltyKind,
+    OrthogonalTo,
     AttributionPreset,
     TapStack,
     Clip,

@@ -26,6 +26,7 @@ mod bounds;
 mod ewc;
 mod full;
 mod inf_lora;
+mod inputs;
 mod lwf;
 mod memory;
 mod replay;
@@ -54,7 +55,7 @@ pub use slao::Slao;
 pub use soft_orthogonality::AsoLora;
 pub use sparsity::NLora;
 pub use state::MethodState;
-pub use subspaces::{IncLora, OLora, SeqLora};
+pub use subspaces::{IncLora, Isolation, OLora, SeqLora};
 
 use crate::TrainerError;
 use crate::codec::TextCodec;
@@ -309,14 +310,14 @@ pub(crate) fn plain_gradient<M: Backbone>(
 /// The method that a configuration names.
 pub fn from_config<M: Backbone + 'static>(config: &RunConfig) -> Box<dyn Method<M>> {
     let settings = &config.method;
-    let penalty = settings.penalty.into();
+    let isolation = || Isolation::new(settings);
     let memory = || Memory::new(settings.memory_size());
     let replayed = settings
         .replay_examples
         .unwrap_or(config.train.batch_size.div_ceil(2));
     match settings.name {
-        MethodName::AsoLora => Box::new(AsoLora::new(penalty, &config.attribution)),
-        MethodName::OLora => Box::new(OLora::new(penalty)),
+        MethodName::AsoLora => Box::new(AsoLora::new(isolation(), &config.attribution)),
+        MethodName::OLora => Box::new(OLora::new(isolation())),
         MethodName::IncLora => Box::new(IncLora),
         MethodName::NLora => Box::new(NLora::new(settings.sparsity)),
         MethodName::InfLora => Box::new(InfLora::new(

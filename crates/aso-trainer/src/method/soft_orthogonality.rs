@@ -3,10 +3,10 @@
 use aso_attribution::{Attributor, MAX_PATH_ROWS, Preset, Similarity, TapChoice, TaskComparison};
 use aso_backbones::{Backbone, BackboneError, BlockTaps, TapPoint};
 use aso_lora::LoraLinear;
-use aso_losses::{OrthogonalityPenalty, SoftWeight};
+use aso_losses::SoftWeight;
 use serde::{Deserialize, Serialize};
 
-use super::subspaces::{norm, orthogonality};
+use super::subspaces::{Isolation, norm};
 use super::{Method, MethodState, Observation, Penalty, StepInfo, TaskContext, TaskInfo};
 use crate::TrainerError;
 use crate::config::{
@@ -20,7 +20,7 @@ use crate::results::{SimilarityPoint, WeightPoint};
 /// of its measurement only, as it is, as released (method.md sections 3.1 and 3.2).
 #[derive(Debug, Clone)]
 pub struct AsoLora {
-    penalty: OrthogonalityPenalty,
+    isolation: Isolation,
     settings: AttributionSettings,
     attributor: Attributor,
     weight: Weight,
@@ -39,8 +39,8 @@ enum Weight {
 }
 
 impl AsoLora {
-    /// ASO-LoRA with the given orthogonality penalty and attribution settings.
-    pub fn new(penalty: OrthogonalityPenalty, settings: &AttributionSettings) -> Self {
+    /// ASO-LoRA with the given isolation and attribution settings.
+    pub fn new(isolation: Isolation, settings: &AttributionSettings) -> Self {
         let preset = match settings.preset {
             AttributionPreset::Aso => Preset::Aso,
             AttributionPreset::Reference => Preset::Reference,
@@ -60,7 +60,7 @@ impl AsoLora {
             };
         }
         Self {
-            penalty,
+            isolation,
             settings: settings.clone(),
             attributor,
             weight: Weight::One(1.0),
@@ -147,16 +147,15 @@ impl AsoLora {
         &self,
         model: &M,
         layer: &LoraLinear,
-        ranks: &[usize],
+        parts: &[(usize, usize)],
     ) -> Option<Vec<f32>> {
-        let rows = ranks.iter().sum();
+        let rows = parts.iter().map(|(_, rows)| rows).sum();
         match &self.weight {
             Weight::One(_) => None,
             Weight::Tasks(weights) => {
-                let tasks = layer.frozen().map_or(&[][..], |stack| stack.tasks());
                 let of = |task: &usize| weights.get(*task).copied().unwrap_or(1.0) as f32;
-                let rows = ranks.iter().zip(tasks);
-                let rows = rows.flat_map(|(rank, task)| std::iter::repeat_n(of(task), *rank));
+                let rows = parts.iter();
+                let rows = rows.flat_map(|(task, rows)| std::iter::repeat_n(of(task), *rows));
                 Some(rows.collect())
             }
             Weight::Blocks { encoder, answer } => {
@@ -233,10 +232,11 @@ impl<M: Backbone> Method<M> for AsoLora {
 
     fn start_task(
         &mut self,
-        _model: &mut M,
+        model: &mut M,
         _context: &TaskContext<'_>,
     ) -> Result<(), TrainerError> {
         self.weight = Weight::One(1.0);
+        self.isolation.start_task(model);
         Ok(())
     }
 
@@ -267,19 +267,27 @@ impl<M: Backbone> Method<M> for AsoLora {
             Weight::One(weight) => weight,
             Weight::Tasks(_) | Weight::Blocks { .. } => 1.0,
         };
-        let rows = |layer: &LoraLinear, ranks: &[usize]| self.row_weights(model, layer, ranks);
-        let isolation = orthogonality(model, task, self.penalty, weight, rows);
+        let rows = |layer: &LoraLinear, parts: &[_]| self.row_weights(model, layer, parts);
+        let isolation = self.isolation.penalty(model, task, weight, rows);
         isolation.into_iter().chain(norm(model, task)).collect()
     }
 
+    fn end_task(&mut self, model: &mut M, context: &TaskContext<'_>) -> Result<(), TrainerError> {
+        self.isolation.end_task(model, context)
+    }
+
     fn state(&self) -> MethodState {
-        MethodState::of_values(serde_json::json!(self.weight))
+        MethodState {
+            values: serde_json::json!(self.weight),
+            ..self.isolation.state()
+        }
     }
 
     fn restore(&mut self, state: MethodState) -> Result<(), serde_json::Error> {
         if !state.values.is_null() {
-            self.weight = serde_json::from_value(state.values)?;
+            self.weight = serde_json::from_value(state.values.clone())?;
         }
+        self.isolation.restore(state);
         Ok(())
     }
 }

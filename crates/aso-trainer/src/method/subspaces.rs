@@ -5,8 +5,10 @@ use aso_lora::{AdapterHost, LoraLinear};
 use aso_losses::{Orthogonality, OrthogonalityPenalty, SubspacePair, norm_penalty};
 use burn::tensor::Tensor;
 
-use super::{Method, Penalty, Structure, TaskInfo};
-use crate::config::{MethodName, PenaltyKind};
+use super::inputs::{InputMemory, turn_away};
+use super::{Method, MethodState, Penalty, Structure, TaskContext, TaskInfo};
+use crate::TrainerError;
+use crate::config::{MethodName, MethodSettings, OrthogonalTo, PenaltyKind};
 
 impl From<PenaltyKind> for OrthogonalityPenalty {
     fn from(kind: PenaltyKind) -> Self {
@@ -47,15 +49,15 @@ impl<M: Backbone> Method<M> for IncLora {
 }
 
 /// One subspace per task, all fully isolated (O-LoRA, Wang et al. 2023): `CE + lambda1 O + lambda2 N`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct OLora {
-    penalty: OrthogonalityPenalty,
+    isolation: Isolation,
 }
 
 impl OLora {
-    /// O-LoRA with the given orthogonality penalty.
-    pub fn new(penalty: OrthogonalityPenalty) -> Self {
-        Self { penalty }
+    /// O-LoRA with the given isolation.
+    pub fn new(isolation: Isolation) -> Self {
+        Self { isolation }
     }
 }
 
@@ -64,40 +66,135 @@ impl<M: Backbone> Method<M> for OLora {
         MethodName::OLora.as_str()
     }
 
+    fn start_task(
+        &mut self,
+        model: &mut M,
+        _context: &TaskContext<'_>,
+    ) -> Result<(), TrainerError> {
+        self.isolation.start_task(model);
+        Ok(())
+    }
+
     fn penalties(&self, model: &M, task: &TaskInfo) -> Vec<Penalty> {
-        let isolation = orthogonality(model, task, self.penalty, 1.0, |_, _| None);
+        let isolation = self.isolation.penalty(model, task, 1.0, |_, _| None);
         isolation.into_iter().chain(norm(model, task)).collect()
+    }
+
+    fn end_task(&mut self, model: &mut M, context: &TaskContext<'_>) -> Result<(), TrainerError> {
+        self.isolation.end_task(model, context)
+    }
+
+    fn state(&self) -> MethodState {
+        self.isolation.state()
+    }
+
+    fn restore(&mut self, state: MethodState) -> Result<(), serde_json::Error> {
+        self.isolation.restore(state);
+        Ok(())
     }
 }
 
-/// `lambda1 * weight * O`, with optional weights per past row of a layer; none for the first task or where lambda1 is 0.
-pub(super) fn orthogonality<M: AdapterHost>(
-    model: &M,
-    task: &TaskInfo,
+/// What new subspaces are held orthogonal to, and the penalty that does it.
+#[derive(Debug, Clone)]
+pub struct Isolation {
     penalty: OrthogonalityPenalty,
-    weight: f64,
-    row_weights: impl Fn(&LoraLinear, &[usize]) -> Option<Vec<f32>>,
-) -> Option<Penalty> {
-    if task.settings.lambda1 == 0.0 {
-        return None;
+    /// What earlier tasks feed the layers, if that takes the place of their subspaces.
+    inputs: Option<InputMemory>,
+}
+
+impl Isolation {
+    /// As the settings say.
+    pub fn new(settings: &MethodSettings) -> Self {
+        let memory = || InputMemory::new(settings.memory_threshold, settings.probe_examples);
+        Self {
+            penalty: settings.penalty.into(),
+            inputs: (settings.orthogonal_to == OrthogonalTo::Inputs).then(memory),
+        }
     }
-    let mut pairs = Vec::new();
-    model.visit_linears(&mut |layer| {
-        let (Some(active), Some(frozen)) = (layer.active(), layer.frozen()) else {
-            return;
-        };
-        pairs.push(SubspacePair {
-            previous: frozen.a(),
-            active: active.a.val(),
-            row_weights: row_weights(layer, frozen.ranks()),
+
+    /// Turns the fresh A away from the inputs of earlier tasks, row by row, without changing its rows' lengths.
+    pub(super) fn start_task<M: AdapterHost>(&self, model: &mut M) {
+        let Some(inputs) = &self.inputs else { return };
+        model.visit_linears_mut(&mut |layer| {
+            let Some(active) = layer.active() else { return };
+            let Some(memory) = inputs.matrix(layer.name()) else {
+                return;
+            };
+            let (mut weights, dropout) = (active.to_weights(), active.dropout);
+            turn_away(&mut weights.a, &memory);
+            layer.set_active(&weights, dropout);
         });
-    });
-    let weight = task.settings.lambda1 * weight;
-    penalty.forward(pairs).map(|value| Penalty {
-        name: "orthogonality",
-        weight,
-        value,
-    })
+    }
+
+    /// Remembers the inputs of a finished task.
+    pub(super) fn end_task<M: Backbone>(
+        &mut self,
+        model: &M,
+        context: &TaskContext<'_>,
+    ) -> Result<(), TrainerError> {
+        match &mut self.inputs {
+            Some(inputs) => inputs.learn(model, context),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn state(&self) -> MethodState {
+        let inputs = self.inputs.as_ref();
+        inputs.map_or_else(MethodState::default, InputMemory::state)
+    }
+
+    pub(super) fn restore(&mut self, state: MethodState) {
+        if let Some(inputs) = &mut self.inputs {
+            inputs.restore(state.tensors);
+        }
+    }
+
+    /// `lambda1 * weight * O`, with optional weights per past row of a layer, of which there are as many as the pairs (task, number of
+    /// rows) say; none for the first task or where lambda1 is 0.
+    pub(super) fn penalty<M: AdapterHost>(
+        &self,
+        model: &M,
+        task: &TaskInfo,
+        weight: f64,
+        row_weights: impl Fn(&LoraLinear, &[(usize, usize)]) -> Option<Vec<f32>>,
+    ) -> Option<Penalty> {
+        if task.settings.lambda1 == 0.0 {
+            return None;
+        }
+        let mut pairs = Vec::new();
+        model.visit_linears(&mut |layer| {
+            let (Some(active), Some((previous, parts))) = (layer.active(), self.past(layer)) else {
+                return;
+            };
+            pairs.push(SubspacePair {
+                previous,
+                active: active.a.val(),
+                row_weights: row_weights(layer, &parts),
+            });
+        });
+        let weight = task.settings.lambda1 * weight;
+        self.penalty.forward(pairs).map(|value| Penalty {
+            name: "orthogonality",
+            weight,
+            value,
+        })
+    }
+
+    /// The past rows of a layer, and how many of them belong to each task.
+    fn past(&self, layer: &LoraLinear) -> Option<(Tensor<2>, Vec<(usize, usize)>)> {
+        match &self.inputs {
+            Some(inputs) => {
+                let past = inputs.past(layer.name())?;
+                Some((past.rows.clone(), past.parts.clone()))
+            }
+            None => {
+                let stack = layer.frozen()?;
+                let parts = stack.tasks().iter().copied();
+                let parts = parts.zip(stack.ranks().iter().copied());
+                Some((stack.a(), parts.collect()))
+            }
+        }
+    }
 }
 
 /// `lambda2 * N`; none for the first task or where lambda2 is 0.
