@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+use aso_trainer::sweep::Sweep;
 use common::{aso, fail, files, run, succeed, text};
 use serde_json::Value;
 
@@ -426,4 +427,31 @@ seeds = [5]
         &on_test,
         &["--set data.eval_split=test", "expected \"dev\""],
     );
+}
+
+/// Keys come and go; the files that docs/results.md tells to run must follow.
+#[test]
+fn the_experiments_of_the_book_can_be_planned() {
+    let folder = aso_tests::root().join("docs/experiments");
+    let files = std::fs::read_dir(folder).unwrap();
+    let files = files.map(|entry| entry.unwrap().path());
+    let sweeps = files.filter(|path| {
+        path.extension().is_some_and(|ending| ending == "toml") && !path.ends_with("base.toml")
+    });
+    let mut seen = 0;
+    for path in sweeps {
+        let sweep = Sweep::load(&path, &[]).unwrap();
+        let tuned = sweep
+            .file()
+            .methods
+            .iter()
+            .any(|method| !method.grid.is_empty());
+        let planned = match tuned {
+            true => sweep.candidates(),
+            false => sweep.runs(),
+        };
+        assert!(!planned.unwrap().is_empty(), "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen >= 4, "{seen}");
 }
