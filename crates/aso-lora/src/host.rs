@@ -90,8 +90,7 @@ pub trait AdapterHost {
     fn frozen_count(&self) -> usize {
         let mut count = 0;
         self.visit_linears(&mut |layer| {
-            let last = layer.frozen().and_then(|stack| stack.tasks().last());
-            count = count.max(last.map_or(0, |task| task + 1));
+            count = count.max(layer.frozen_tasks());
         });
         count
     }

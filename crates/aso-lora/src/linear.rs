@@ -390,7 +390,7 @@ impl LoraLinear {
     }
 
     /// One more than the last task with a frozen subspace here.
-    fn frozen_tasks(&self) -> usize {
+    pub(crate) fn frozen_tasks(&self) -> usize {
         let last = self.frozen.as_ref().and_then(|stack| stack.tasks.last());
         last.map_or(0, |task| task + 1)
     }

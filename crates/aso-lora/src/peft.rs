@@ -360,8 +360,10 @@ impl Adapter {
     /// Names the file, the key or tensor, what was expected and what was found.
     pub fn load(dir: &Path) -> Result<Self, LoraError> {
         let config_path = dir.join(CONFIG_FILE);
-        refuse_unsupported(&config_path, &read_json(&config_path)?)?;
-        let config: PeftConfig = read_json(&config_path)?;
+        // Twice from the same text: a value does not keep the order of patterns.
+        let text = std::fs::read(&config_path).map_err(io(&config_path))?;
+        refuse_unsupported(&config_path, &parse_json(&config_path, &text)?)?;
+        let config: PeftConfig = parse_json(&config_path, &text)?;
         let settings = ModuleSettings::new(&config_path, &config)?;
 
         let sidecar_path = dir.join(SIDECAR_FILE);
@@ -605,8 +607,11 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> LoraError {
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LoraError> {
-    let bytes = std::fs::read(path).map_err(io(path))?;
-    serde_json::from_slice(&bytes).map_err(|source| LoraError::Json {
+    parse_json(path, &std::fs::read(path).map_err(io(path))?)
+}
+
+fn parse_json<T: serde::de::DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, LoraError> {
+    serde_json::from_slice(text).map_err(|source| LoraError::Json {
         path: path.to_owned(),
         source,
     })

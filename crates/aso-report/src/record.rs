@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::UNIX_EPOCH;
 
-use aso_lora::peft::WEIGHTS_FILE;
 use aso_trainer::config::{MethodName, RunConfig};
 use aso_trainer::files::{CONFIG_FILE, FilesError, read_json};
 use aso_trainer::results::{RESULTS_FILE, RunResults};
 use aso_trainer::similarity::{SIMILARITY_FILE, TaskSimilarities};
-use aso_trainer::state::adapter_dir;
+use aso_trainer::state::{WEIGHTS_FILE, adapter_dir};
 use aso_trainer::sweep::{RunRecord as SweptRun, SWEEP_FILE, SweepResults};
 use aso_trainer::trainer::{JOINT, METRICS_FILE};
 use serde::Deserialize;

@@ -74,11 +74,7 @@ pub enum TrainerError {
         task: String,
     },
     /// A run is continued with other settings.
-    #[error(
-        "{path}: the run was started with another `{key}`: expected {expected}, found {found}; \
-         to go on with the stored configuration, resume without one",
-        path = path.display()
-    )]
+    #[error("{path}: the run was started with another `{key}`: expected {expected}, found {found}", path = path.display())]
     ConfigChanged {
         /// The stored configuration.
         path: PathBuf,

@@ -13,6 +13,8 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
+pub use aso_lora::peft::WEIGHTS_FILE;
+
 use crate::TrainerError;
 use crate::config::{EvalSettings, EvalTasks};
 use crate::files::{FilesError, atomic_dir, atomic_write, read_json, write_json};

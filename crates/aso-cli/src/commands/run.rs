@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use aso_trainer::{Outcome, Run, RunConfig, RunResults};
+use aso_trainer::{Outcome, Run, RunConfig, RunResults, TrainerError};
 use burn::tensor::Device;
 
 use crate::args::RunArgs;
@@ -61,7 +61,13 @@ fn open(args: &RunArgs) -> anyhow::Result<Run> {
         .out
         .clone()
         .unwrap_or_else(|| default_directory(config_path));
-    Ok(Run::open(config, &dir, args.resume)?)
+    match Run::open(config, &dir, args.resume) {
+        Err(error @ TrainerError::ConfigChanged { .. }) => anyhow::bail!(
+            "{error}; without a configuration, aso run --resume --out {} goes on with the stored one",
+            dir.display()
+        ),
+        run => Ok(run?),
+    }
 }
 
 /// `runs/NAME` for `NAME.toml`.

@@ -84,8 +84,7 @@ impl<M: Backbone> Method<M> for InfLora {
     }
 
     fn restore(&mut self, state: MethodState) -> Result<(), serde_json::Error> {
-        self.memory.restore(state.tensors);
-        Ok(())
+        self.memory.restore(state.tensors)
     }
 }
 

@@ -125,22 +125,30 @@ impl InputMemory {
         state
     }
 
-    /// Takes up what [`state`](Self::state) gave; other names are passed over.
-    pub(super) fn restore(&mut self, tensors: BTreeMap<String, Tensor<2>>) {
+    /// Takes up what [`state`](Self::state) gave.
+    ///
+    /// # Errors
+    /// If a matrix is called by no layer and task: going on without it would leave a task unprotected.
+    pub(super) fn restore(
+        &mut self,
+        tensors: BTreeMap<String, Tensor<2>>,
+    ) -> Result<(), serde_json::Error> {
         let mut parts = Vec::new();
         for (name, rows) in tensors {
-            let Some((layer, task)) = name.rsplit_once(OF_TASK) else {
-                continue;
+            let named = name.rsplit_once(OF_TASK);
+            let named = named.and_then(|(layer, task)| Some((layer, task.parse::<usize>().ok()?)));
+            let Some((layer, task)) = named else {
+                let expected = format!("expected a matrix LAYER{OF_TASK}N, found `{name}`");
+                return Err(serde::de::Error::custom(expected));
             };
-            if let Ok(task) = task.parse::<usize>() {
-                parts.push((task, layer.to_owned(), rows.without_autodiff()));
-            }
+            parts.push((task, layer.to_owned(), rows.without_autodiff()));
         }
         parts.sort_by_key(|(task, ..)| *task);
         self.layers.clear();
         for (task, layer, rows) in parts {
             self.add(layer, task, rows);
         }
+        Ok(())
     }
 }
 
@@ -268,11 +276,14 @@ mod tests {
             memory.add("a.q".to_owned(), task, rows);
         }
         let mut read = InputMemory::new(0.9, 1);
-        read.restore(memory.state().tensors);
+        read.restore(memory.state().tensors).unwrap();
         let past = read.past("a.q").unwrap();
         assert_eq!(past.parts, [(2, 1), (10, 1)]);
         let rows: Vec<f32> = past.rows.clone().into_data().iter().collect();
         assert_eq!(rows, [2.0, 0.0, 10.0, 0.0]);
+        let rows = Tensor::from_data([[1.0, 0.0]], &device);
+        let error = read.restore(BTreeMap::from([("a.q".to_owned(), rows)]));
+        assert!(error.unwrap_err().to_string().contains("found `a.q`"));
     }
 
     #[test]

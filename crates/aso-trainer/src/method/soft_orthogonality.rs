@@ -287,7 +287,6 @@ impl<M: Backbone> Method<M> for AsoLora {
         if !state.values.is_null() {
             self.weight = serde_json::from_value(state.values.clone())?;
         }
-        self.isolation.restore(state);
-        Ok(())
+        self.isolation.restore(state)
     }
 }

@@ -89,8 +89,7 @@ impl<M: Backbone> Method<M> for OLora {
     }
 
     fn restore(&mut self, state: MethodState) -> Result<(), serde_json::Error> {
-        self.isolation.restore(state);
-        Ok(())
+        self.isolation.restore(state)
     }
 }
 
@@ -143,9 +142,10 @@ impl Isolation {
         inputs.map_or_else(MethodState::default, InputMemory::state)
     }
 
-    pub(super) fn restore(&mut self, state: MethodState) {
-        if let Some(inputs) = &mut self.inputs {
-            inputs.restore(state.tensors);
+    pub(super) fn restore(&mut self, state: MethodState) -> Result<(), serde_json::Error> {
+        match &mut self.inputs {
+            Some(inputs) => inputs.restore(state.tensors),
+            None => Ok(()),
         }
     }
 
