@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Generated tasks of known relatedness are learned by the built-in model, each with an adapter of its own; then the
-//! similarity of all pairs is measured in three ways and ranked against what was constructed.
+//! similarity of all pairs is measured in four ways and ranked against what was constructed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,7 +19,7 @@ use aso_data::{SyntheticSuite, TaskLibrary};
 use aso_lora::Adapter;
 use aso_trainer::events::Silent;
 use aso_trainer::load::{load_model, open_library};
-use aso_trainer::similarity::TaskSimilarities;
+use aso_trainer::similarity::{TaskSimilarities, TrainedTask};
 use aso_trainer::state::adapter_dir;
 use aso_trainer::{Run, RunConfig, Task};
 use burn::tensor::Device;
@@ -255,13 +255,15 @@ fn measure(specs: &[TaskSpec], seed: u64) -> anyhow::Result<Vec<(&'static str, M
     let mut loaded = load_model(&config.model, &Device::default(), &mut Silent)?;
     let library: Box<dyn TaskLibrary> = open_library(&config.data)?;
     let vocabulary = aso_backbones::Backbone::vocabulary(&loaded.model);
-    let (mut adapters, mut batches) = (Vec::new(), Vec::new());
+    let mut trained = Vec::new();
     for (index, name) in tasks.iter().enumerate() {
-        let task = Task::load(library.as_ref(), name, &config, &loaded.codec, vocabulary)?;
-        let rows: Vec<_> = task.train.iter().take(ROWS).collect();
-        batches.push(loaded.codec.batch(&rows)?);
-        let adapter = Adapter::load(&adapter_dir(&run_dir, index, name))?;
-        adapters.push(((*name).to_owned(), adapter));
+        let mut task = Task::load(library.as_ref(), name, &config, &loaded.codec, vocabulary)?;
+        task.train.truncate(ROWS);
+        trained.push(TrainedTask {
+            name: (*name).to_owned(),
+            adapter: Adapter::load(&adapter_dir(&run_dir, index, name))?,
+            examples: task.train,
+        });
     }
     let mut found = Vec::new();
     for (name, preset) in [
@@ -270,13 +272,23 @@ fn measure(specs: &[TaskSpec], seed: u64) -> anyhow::Result<Vec<(&'static str, M
     ] {
         let attributor = Attributor::preset(preset, MAX_PATH_ROWS);
         let measured =
-            TaskSimilarities::measure(&mut loaded.model, &adapters, &batches, &attributor)?;
+            TaskSimilarities::measure(&mut loaded.model, &loaded.codec, &trained, &attributor)?;
         if found.is_empty() {
             found.push(("subspace overlap", measured.overlap));
+            found.push(("response to inputs", symmetric(&measured.response)));
         }
         found.push((name, measured.attribution));
     }
     Ok(found)
+}
+
+/// The mean of both directions.
+fn symmetric(matrix: &Matrix) -> Matrix {
+    let both = |i: usize, j: usize| Some((matrix[i][j]? + matrix[j][i]?) / 2.0);
+    let all = 0..matrix.len();
+    all.clone()
+        .map(|i| all.clone().map(|j| both(i, j)).collect())
+        .collect()
 }
 
 /// Level and similarity of every pair; one that could not be measured counts as 0.

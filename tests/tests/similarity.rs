@@ -31,9 +31,12 @@ fn tasks_of_a_run_are_compared_where_there_are_several_adapters() {
         let shown = succeed(&["similarity", "--run", text(&run), "--examples", "4"]);
         assert!(shown.contains("attribution similarity"), "{shown}");
         assert!(shown.contains("subspace overlap"), "{shown}");
+        assert!(shown.contains("response of A"), "{shown}");
         let file = std::fs::read_to_string(run.join("similarity.json")).unwrap();
         let matrices: serde_json::Value = serde_json::from_str(&file).unwrap();
-        assert_eq!(matrices["overlap"].as_array().unwrap().len(), 2);
+        for measure in ["attribution", "overlap", "response"] {
+            assert_eq!(matrices[measure].as_array().unwrap().len(), 2, "{measure}");
+        }
     }
     let run = short_run(dir.path(), "multi-task");
     let why = &["multi-task", "one adapter for all tasks"];

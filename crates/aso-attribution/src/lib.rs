@@ -18,6 +18,7 @@
 //! | [`IntegratedGradients`] | one score vector `[d_model]` per tapped block |
 //! | [`pearson`], [`Similarity`] | correlation per block and its mean |
 //! | [`subspace_overlap`], [`principal_cosines`] | angles between two subspaces |
+//! | [`input_response`] | how strongly a subspace responds to inputs, relative to chance |
 //! | [`Attributor`] | the two presets: current and previous model, similarity, soft weight |
 //! | [`TaskComparison`] | the three ways to compare the current task with each past one |
 //!
@@ -32,7 +33,7 @@ pub use attributor::{
     Attributor, MAX_PATH_ROWS, Measurement, Preset, TapChoice, TaskComparison, TaskSimilarity,
 };
 pub use integrated_gradients::{AttributionScores, IntegratedGradients, PathRule, RowFactor};
-pub use overlap::{principal_cosines, subspace_overlap};
+pub use overlap::{input_response, principal_cosines, subspace_overlap};
 pub use similarity::{Similarity, pearson};
 
 pub use aso_backbones::BackboneError;

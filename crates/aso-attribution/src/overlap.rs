@@ -1,4 +1,4 @@
-//! How much two subspaces share, by the angles between them.
+//! How much two subspaces share, by the angles between them, and how much a subspace sees of inputs.
 
 use nalgebra::DMatrix;
 
@@ -26,6 +26,34 @@ pub fn subspace_overlap(a: &[f32], b: &[f32], width: usize) -> Option<f64> {
     let cosines = principal_cosines(a, b, width);
     let squares = cosines.iter().map(|cosine| cosine * cosine);
     (!cosines.is_empty()).then(|| squares.sum::<f64>() / cosines.len() as f64)
+}
+
+/// How strongly the rows of `a: [r, width]` respond to inputs x with `covariance = sum x x^T: [width, width]`, both row-major,
+/// relative to rows of random directions:
+///
+/// ```text
+/// sum |A x|^2 / (|A|_F^2 sum |x|^2 / width) = width tr(A C A^T) / (|A|_F^2 tr(C))
+/// ```
+///
+/// 0 if A is orthogonal to all inputs, 1 on average over random directions, up to `width` where inputs have one direction and all
+/// rows have it, too. The update of an adapter, `B A x`, changes what a layer makes of x in this measure. `None` if A or C is zero,
+/// or without rows.
+///
+/// # Panics
+/// If the lengths fit no matrices of that width.
+pub fn input_response(a: &[f32], covariance: &[f32], width: usize) -> Option<f64> {
+    assert_eq!(
+        covariance.len(),
+        width * width,
+        "covariance: [width, width]"
+    );
+    let rows = a.len().checked_div(width).filter(|rows| *rows > 0)?;
+    assert_eq!(a.len(), rows * width, "a: [r, width]");
+    let wide = |values: &[f32]| values.iter().copied().map(f64::from).collect::<Vec<_>>();
+    let a = DMatrix::from_row_slice(rows, width, &wide(a));
+    let covariance = DMatrix::from_row_slice(width, width, &wide(covariance));
+    let random = a.norm_squared() * covariance.trace() / width as f64;
+    (random > 0.0).then(|| (&a * covariance).dot(&a) / random)
 }
 
 /// Orthonormal columns that span the rows.
@@ -67,7 +95,34 @@ mod tests {
         assert!((subspace_overlap(&x, &plane, 3).unwrap() - 1.0).abs() < 1e-6);
     }
 
+    #[test]
+    fn known_responses() {
+        // Inputs (3, 0, 0) and (0, 4, 0).
+        let covariance = [9.0, 0.0, 0.0, 0.0, 16.0, 0.0, 0.0, 0.0, 0.0];
+        let of = |a: &[f32]| input_response(a, &covariance, 3);
+        assert_eq!(of(&[0.0, 0.0, 2.0]), Some(0.0));
+        assert!((of(&[1.0, 0.0, 0.0]).unwrap() - 3.0 * 9.0 / 25.0).abs() < 1e-12);
+        assert!((of(&[0.0, 5.0, 0.0]).unwrap() - 3.0 * 16.0 / 25.0).abs() < 1e-12);
+        assert_eq!(of(&[0.0; 3]), None);
+        assert_eq!(of(&[]), None);
+        assert_eq!(input_response(&[1.0; 3], &[0.0; 9], 3), None);
+        assert_eq!(input_response(&[], &[], 0), None);
+    }
+
     proptest! {
+        #[test]
+        fn an_orthonormal_basis_responds_as_random_rows_do(
+            inputs in proptest::collection::vec(-1.0f32..1.0, 4 * 3), mix in proptest::collection::vec(-1.0f32..1.0, 3 * 3),
+        ) {
+            let covariance: Vec<f32> = (0..9)
+                .map(|at| inputs.chunks(3).map(|x| x[at / 3] * x[at % 3]).sum())
+                .collect();
+            let q = DMatrix::from_row_slice(3, 3, &mix).qr().q();
+            let rows: Vec<f32> = q.transpose().iter().copied().collect();
+            let whole = input_response(&rows, &covariance, 3).unwrap();
+            prop_assert!((whole - 1.0).abs() < 1e-4, "{whole}");
+        }
+
         #[test]
         fn overlap_is_symmetric_and_ignores_the_basis(
             a in proptest::collection::vec(-1.0f32..1.0, 2 * 6),

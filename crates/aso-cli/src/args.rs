@@ -88,7 +88,7 @@ pub(crate) enum Command {
     Predict(PredictArgs),
     /// Write what the model computes for one batch, for comparison with other systems
     Probe(ProbeArgs),
-    /// Compare tasks after training: attribution similarity and overlap of subspaces
+    /// Compare tasks after training: attributions, subspaces, responses to inputs
     Similarity(SimilarityArgs),
     /// Compare runs: tables, statistics and plots on one page
     Report(ReportArgs),
@@ -280,7 +280,8 @@ pub(crate) struct EvalArgs {
 #[command(after_long_help = "\
 Every adapter is put on the base model alone. Attribution similarity: mean over blocks of the correlation of the attribution
 scores of two such models, averaged over a batch of either task (of training examples). Subspace overlap: mean squared
-cosine of the principal angles between the rows of their A, over layers. Of a run, `similarity.json` is written into it.
+cosine of the principal angles between the rows of their A, over layers. Response: how strongly the rows of one A see what
+another task feeds the layers, 1 being random rows; what is not seen is not disturbed. Of a run, `similarity.json` is written into it.
 
 Examples:
   aso similarity --run runs/a

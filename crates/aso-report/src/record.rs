@@ -279,9 +279,14 @@ fn read_similarity(path: &Path) -> Result<TaskSimilarities, ReportError> {
     let matrices = [
         ("attribution", &similarity.attribution),
         ("overlap", &similarity.overlap),
+        ("response", &similarity.response),
     ];
     let mut lists = Vec::new();
     for (key, matrix) in matrices {
+        if key == "response" && matrix.is_empty() {
+            // Written before there was this measure.
+            continue;
+        }
         lists.push((key.to_owned(), matrix.len()));
         let rows = matrix.iter().enumerate();
         lists.extend(rows.map(|(row, values)| (format!("{key}[{row}]"), values.len())));

@@ -8,7 +8,7 @@ use aso_backbones::Backbone;
 use aso_lora::Adapter;
 use aso_trainer::Task;
 use aso_trainer::load::{check_base, load_model, open_library};
-use aso_trainer::similarity::{SIMILARITY_FILE, TaskSimilarities};
+use aso_trainer::similarity::{SIMILARITY_FILE, TaskSimilarities, TrainedTask};
 use burn::tensor::Device;
 
 use super::source::Source;
@@ -41,7 +41,7 @@ pub(crate) fn run(
     attributor.check(&loaded.model)?;
     let library = open_library(&config.data)?;
     let vocabulary = loaded.model.vocabulary();
-    let (mut adapters, mut batches) = (Vec::new(), Vec::new());
+    let mut tasks = Vec::new();
     for dir in &dirs {
         let adapter = Adapter::load(dir)?;
         check_base(&adapter, dir, &loaded.fingerprint)?;
@@ -54,12 +54,16 @@ pub(crate) fn run(
                     dir.display()
                 )
             })?;
-        let task = Task::load(library.as_ref(), &name, &config, &loaded.codec, vocabulary)?;
-        let rows: Vec<_> = task.train.iter().take(args.examples).collect();
-        batches.push(loaded.codec.batch(&rows)?);
-        adapters.push((name, adapter));
+        let mut task = Task::load(library.as_ref(), &name, &config, &loaded.codec, vocabulary)?;
+        task.train.truncate(args.examples);
+        tasks.push(TrainedTask {
+            name,
+            adapter,
+            examples: task.train,
+        });
     }
-    let measured = TaskSimilarities::measure(&mut loaded.model, &adapters, &batches, &attributor)?;
+    let measured =
+        TaskSimilarities::measure(&mut loaded.model, &loaded.codec, &tasks, &attributor)?;
     if let Some(out) = out {
         measured.write(&out)?;
     }
@@ -70,6 +74,10 @@ pub(crate) fn run(
         let tables = [
             ("attribution similarity", &measured.attribution),
             ("subspace overlap", &measured.overlap),
+            (
+                "response of A (row) to inputs of (column)",
+                &measured.response,
+            ),
         ];
         let tables = tables.map(|(title, matrix)| output::square(title, names, matrix));
         output::write_stdout(&tables.join("\n\n"))?;

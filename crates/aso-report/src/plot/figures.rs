@@ -449,8 +449,28 @@ impl Plot<'_> {
                     &similarity.attribution,
                 ),
                 ("overlap", "overlap of subspaces", &similarity.overlap),
+                (
+                    "response",
+                    "response to inputs, chance is 1",
+                    &similarity.response,
+                ),
             ];
-            for (key, words, matrix) in matrices {
+            // Files of earlier versions lack the last one.
+            for (key, words, matrix) in matrices.into_iter().filter(|(.., m)| !m.is_empty()) {
+                let directed = key == "response";
+                let label = |words: &str| {
+                    if directed {
+                        words.to_owned()
+                    } else {
+                        String::new()
+                    }
+                };
+                let largest = matrix
+                    .iter()
+                    .flatten()
+                    .flatten()
+                    .copied()
+                    .fold(1.0, f64::max);
                 let seed = run.results.seed;
                 let rows = similarity.tasks.iter().cloned().zip(matrix.iter().cloned());
                 let map = HeatMap {
@@ -460,11 +480,11 @@ impl Plot<'_> {
                         format!("{}, seed {seed}: {words}", group.label),
                         Some(look(group).0),
                     )),
-                    x_label: String::new(),
-                    y_label: String::new(),
+                    x_label: label("to inputs of"),
+                    y_label: label("A of"),
                     columns: similarity.tasks.clone(),
                     rows: rows.collect(),
-                    full: 1.0,
+                    full: largest,
                     decimals: 2,
                     outlined: Vec::new(),
                 };

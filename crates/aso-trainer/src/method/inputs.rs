@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aso_backbones::Backbone;
+use aso_data::EncodedExample;
 use aso_lora::{ForwardContext, InputCovariance};
 use burn::tensor::{Tensor, TensorData};
 use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::{MethodState, TaskContext};
 use crate::TrainerError;
+use crate::codec::TextCodec;
 
 /// A direction whose energy is less than this share of the largest is noise.
 pub(super) const NEGLIGIBLE: f64 = 1e-9;
@@ -53,23 +55,14 @@ impl InputMemory {
         self.past(layer).map(|past| dense(past.rows.clone()))
     }
 
-    /// Covariances `sum x x^T` of the inputs of the adapted layers on a seeded choice of the task's examples, one at a time so
-    /// that no padding counts.
+    /// [`input_covariances`] of a seeded choice of the task's examples.
     pub(super) fn covariances<M: Backbone>(
         &self,
         model: &M,
         context: &TaskContext<'_>,
     ) -> Result<BTreeMap<String, DMatrix<f64>>, TrainerError> {
-        let inputs = Arc::new(InputCovariance::default());
-        let forward = ForwardContext {
-            inputs: Some(inputs.clone()),
-            ..ForwardContext::inference()
-        };
-        for example in context.some(self.examples) {
-            let batch = context.codec.batch(&[example])?;
-            let _ = model.answer_logits(&batch, &forward);
-        }
-        let sums = inputs.take().into_iter();
+        let sums = input_covariances(model, context.codec, context.some(self.examples))?;
+        let sums = sums.into_iter();
         Ok(sums.map(|(name, sum)| (name, dense(sum))).collect())
     }
 
@@ -150,6 +143,25 @@ impl InputMemory {
         }
         Ok(())
     }
+}
+
+/// Covariances `sum x x^T: [d_in, d_in]` of the inputs of the adapted layers on some examples, one at a time so that no padding
+/// counts.
+pub(crate) fn input_covariances<'a, M: Backbone>(
+    model: &M,
+    codec: &TextCodec,
+    examples: impl IntoIterator<Item = &'a EncodedExample>,
+) -> Result<BTreeMap<String, Tensor<2>>, TrainerError> {
+    let inputs = Arc::new(InputCovariance::default());
+    let forward = ForwardContext {
+        inputs: Some(inputs.clone()),
+        ..ForwardContext::inference()
+    };
+    for example in examples {
+        let batch = codec.batch(&[example])?;
+        let _ = model.answer_logits(&batch, &forward);
+    }
+    Ok(inputs.take())
 }
 
 /// Between a layer's name and a task's number.

@@ -48,6 +48,7 @@ pub use bounds::{MultiTask, PerTask};
 pub use ewc::Ewc;
 pub use full::SeqFt;
 pub use inf_lora::InfLora;
+pub(crate) use inputs::input_covariances;
 pub use lwf::Lwf;
 pub use memory::{Memory, MemorySize};
 pub use replay::Replay;
