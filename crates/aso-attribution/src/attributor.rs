@@ -9,10 +9,10 @@ use crate::{AttributionScores, IntegratedGradients, PathRule, RowFactor, Similar
 /// Named settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Preset {
-    /// What the paper argues for, done soundly (method.md section 3.2).
+    /// What the paper argues for, done soundly (docs/method.md, Attribution and the soft weight).
     #[default]
     Aso,
-    /// What the released code computes, step for step (method.md section 3.1).
+    /// What the released code computes, step for step (docs/method.md, Attribution and the soft weight).
     Reference,
 }
 
@@ -54,12 +54,12 @@ pub struct Measurement {
 /// What stands for the current task, and what for past task k, where they are compared task by task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TaskComparison {
-    /// Every subspace; every subspace but that of task k (method.md section 3.2, options). High where subspace k does
+    /// Every subspace; every subspace but that of task k (docs/method.md, Attribution and the soft weight). High where subspace k does
     /// nothing to the current task's examples.
     #[default]
     Without,
     /// The active subspace alone; subspace k alone. High where both use the backbone's representations alike: the similarity of
-    /// two tasks (method.md section 3.2), on the examples of the current one.
+    /// two tasks (docs/method.md, Attribution and the soft weight), on the examples of the current one.
     Alone,
     /// As [`Without`](Self::Without), but turned over: `1 - rho_k`. High where the current task relies on subspace k, which is
     /// where sharing with it makes sense.

@@ -2,7 +2,7 @@
 //! blocks, and the similarity and soft weight that follow.
 //!
 //! For a tapped block with output h at one position, replace that output by `alpha h`, run the rest of
-//! the model and read the probability P of one target token (method.md section 3):
+//! the model and read the probability P of one target token (docs/method.md, Attribution and the soft weight):
 //!
 //! ```text
 //! attr = (h / m) * sum_i dP(alpha_i h) / d(alpha_i h)

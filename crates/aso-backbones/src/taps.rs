@@ -9,12 +9,12 @@ use crate::{BackboneError, TokenBatch};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TapPoint {
     /// The blocks that produce the answer (T5: decoder; causal: all), at the position that predicts the
-    /// row's first label; the model's own next-token probability of that label (method.md 3.2).
+    /// row's first label; the model's own next-token probability of that label (docs/method.md, Attribution and the soft weight).
     Answer,
     /// Encoder blocks, all positions at once; the same probability as [`Answer`](Self::Answer).
     Encoder,
     /// Encoder blocks at position S - 2 of the padded length S; probability of token
-    /// `input_ids[0][S - 2]` under the LM head on the encoder's own output (method.md 3.1, what the
+    /// `input_ids[0][S - 2]` under the LM head on the encoder's own output (docs/method.md, Attribution and the soft weight, what the
     /// released code computes).
     EncoderReadout,
 }

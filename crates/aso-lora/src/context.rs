@@ -42,7 +42,7 @@ pub struct ForwardContext {
     /// no graph is recorded for them.
     pub track_parameters: bool,
     /// Whether the LoRA dropout also drops the input of the frozen stack, as the released ASO-LoRA code
-    /// does (method.md section 1, preset `reference`). Implies running the stack unfolded. Single subspaces, taken alone or away
+    /// does (docs/method.md, Subspaces, preset `reference`). Implies running the stack unfolded. Single subspaces, taken alone or away
     /// by the scope, are not dropped.
     pub drop_frozen_input: bool,
     /// Where the inputs of adapted layers are summed up, if they are wanted.

@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor};
 /// left out.
 ///
 /// Returned as a sum together with the number of tokens, because the loss of an optimizer step is
-/// `(sum of token losses) / (number of target tokens)` over all its micro-batches (method.md section 2):
+/// `(sum of token losses) / (number of target tokens)` over all its micro-batches (docs/method.md, Loss):
 /// averaging per micro-batch would weigh tokens unequally.
 #[derive(Debug, Clone, Copy)]
 pub struct SequenceCrossEntropy {

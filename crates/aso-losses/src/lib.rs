@@ -6,7 +6,7 @@
 //! [`SoftWeight`] turns a similarity into the weight of the penalty, and [`SequenceCrossEntropy`] is
 //! the task loss.
 //!
-//! The total loss of one optimizer step is (method.md section 2)
+//! The total loss of one optimizer step is (docs/method.md, Loss)
 //!
 //! ```text
 //! L = CE + lambda1 * w * O + lambda2 * N

@@ -6,13 +6,13 @@ use burn::tensor::{Tensor, TensorData};
 /// How the products `P = A_k A_t^T` of past and active rows become one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Orthogonality {
-    /// `sum |P_ij|`, O-LoRA's penalty as released (Wang et al. 2023, code; method.md section 2).
+    /// `sum |P_ij|`, O-LoRA's penalty as released (Wang et al. 2023, code; docs/method.md, Loss).
     #[default]
     AbsoluteSum,
     /// `sum P_ij^2`, O-LoRA's penalty as printed (Wang et al. 2023, eq. 8).
     SquaredFrobenius,
     /// Mean over all row pairs of `|cos(a_i, a_j)|`: directions only, so its scale grows neither with
-    /// the number of tasks nor with rank, width or number of layers (method.md section 3.2, options).
+    /// the number of tasks nor with rank, width or number of layers (docs/method.md, Loss).
     MeanAbsoluteCosine,
 }
 
@@ -100,7 +100,7 @@ fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
     rows / norms.clamp_min(f32::MIN_POSITIVE)
 }
 
-/// `N = ||A||_F + ||B||_F` of one layer, shape `[1]` (method.md section 2).
+/// `N = ||A||_F + ||B||_F` of one layer, shape `[1]` (docs/method.md, Loss).
 ///
 /// The gradient of a norm at 0 is 0/0; here it is 0, so that a fresh subspace (B = 0) trains.
 pub fn norm_penalty(a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {

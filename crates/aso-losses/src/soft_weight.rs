@@ -1,6 +1,6 @@
 //! From similarity to the weight of the orthogonality penalty.
 
-/// `w = 1 - rho`, optionally clamped to `[0, 1]` (method.md sections 2, 3.1 and 3.2).
+/// `w = 1 - rho`, optionally clamped to `[0, 1]` (docs/method.md, Loss).
 ///
 /// Similar tasks (rho near 1) are hardly isolated, unrelated ones (rho near 0) fully. The weight is a
 /// constant in the gradient.

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use aso_trainer::metrics::Spread;
 use serde::Serialize;
 
+use crate::ReportError;
 use crate::group::{Group, Stream};
 use crate::metric::Metric;
+use crate::record::RunRecord;
 use crate::statistics::mean;
-use crate::summary::{Difference, ResultLine};
+use crate::summary::{Difference, ResultLine, ScoreCache, SeedPairs};
 
 /// Several orders of the same tasks taken together. The value of a metric for a seed is its mean over the orders; everything else
 /// is as for one order, over the seeds. So intervals are about other seeds of these orders, not about other orders.
@@ -18,8 +20,7 @@ pub struct AcrossOrders {
     pub orders: Vec<Vec<String>>,
     /// The groups that have a seed in common in all of these orders.
     pub groups: Vec<AcrossGroup>,
-    /// Each other one of these groups minus the reference, over the seeds that both have in all orders; without intervals over
-    /// examples.
+    /// Each other one of these groups minus the reference, over the seeds that both have in all orders.
     pub differences: Vec<Difference>,
 }
 
@@ -44,7 +45,11 @@ struct Member<'a> {
 
 impl AcrossOrders {
     /// One for each set of tasks of which there are several orders with a group in common.
-    pub(crate) fn of(streams: &[Stream], reference: &str) -> Vec<Self> {
+    pub(crate) fn of(
+        streams: &[Stream],
+        reference: &str,
+        scores: &mut ScoreCache,
+    ) -> Result<Vec<Self>, ReportError> {
         let mut sets: Vec<(Vec<&String>, Vec<&Stream>)> = Vec::new();
         for stream in streams {
             let mut tasks: Vec<&String> = stream.tasks.iter().collect();
@@ -55,36 +60,42 @@ impl AcrossOrders {
             }
         }
         sets.into_iter()
-            .filter_map(|(_, orders)| Self::together(orders, reference))
+            .filter_map(|(_, orders)| Self::together(orders, reference, scores).transpose())
             .collect()
     }
 
     /// `None` unless several orders have a group in common.
-    fn together(orders: Vec<&Stream>, reference: &str) -> Option<Self> {
+    fn together(
+        orders: Vec<&Stream>,
+        reference: &str,
+        scores: &mut ScoreCache,
+    ) -> Result<Option<Self>, ReportError> {
         let has_reference = |stream: &&Stream| stream.group(reference).is_some();
         // A stray run in a further order must not put all others aside.
         let orders: Vec<&Stream> = match orders.iter().any(has_reference) {
             true => orders.into_iter().filter(has_reference).collect(),
             false => orders,
         };
-        let (first, others) = orders.split_first()?;
-        if others.is_empty() {
-            return None;
-        }
+        let [first, _, ..] = &orders[..] else {
+            return Ok(None);
+        };
         let labels = first.groups.iter().map(|group| group.label.as_str());
         let members: Vec<Member<'_>> = labels
             .filter_map(|label| Member::of(&orders, label))
             .collect();
         let compared = members.iter().find(|member| member.label() == reference);
-        let others = members.iter().filter(|member| member.label() != reference);
-        let differences = compared.map_or_else(Vec::new, |reference| {
-            others.map(|member| member.minus(reference)).collect()
-        });
-        (!members.is_empty()).then(|| Self {
+        let mut differences = Vec::new();
+        for other in members.iter().filter(|other| other.label() != reference) {
+            let pairs = compared.map(|reference| other.pairs(reference));
+            if let Some(seeds) = pairs {
+                differences.push(Difference::between(other.label(), &seeds, scores)?);
+            }
+        }
+        Ok((!members.is_empty()).then(|| Self {
             orders: orders.iter().map(|stream| stream.tasks.clone()).collect(),
             groups: members.iter().map(Member::summary).collect(),
             differences,
-        })
+        }))
     }
 
     /// The lines of the results table.
@@ -140,15 +151,17 @@ impl<'a> Member<'a> {
         }
     }
 
-    fn minus(&self, reference: &Self) -> Difference {
-        let both = |seed: &&u64| reference.seeds.contains(seed);
-        let seeds: Vec<u64> = self.seeds.iter().filter(both).copied().collect();
-        let differences = |metric: Metric| {
-            let difference =
-                |seed: &u64| Some(self.value(*seed, metric)? - reference.value(*seed, metric)?);
-            seeds.iter().filter_map(difference).collect()
+    /// The runs of each seed that both have, with those of the other in the same order.
+    fn pairs(&self, other: &Self) -> Vec<SeedPairs<'a>> {
+        let runs = |member: &Self, seed: u64| -> Option<Vec<&'a RunRecord>> {
+            let of = |group: &&'a Group| group.with_seed(seed);
+            member.groups.iter().map(of).collect()
         };
-        Difference::new(self.label(), seeds.clone(), differences, &BTreeMap::new())
+        let pairs = |seed: &u64| {
+            let own = runs(self, *seed)?;
+            Some(own.into_iter().zip(runs(other, *seed)?).collect())
+        };
+        self.seeds.iter().filter_map(pairs).collect()
     }
 }
 
@@ -220,7 +233,7 @@ mod tests {
         };
         assert_eq!(difference.seeds, [1, 2]);
         let ap = difference.metrics[&Metric::Ap].as_ref().unwrap();
-        assert_eq!((ap.mean, ap.n, ap.examples_interval), (-0.75, 2, None));
+        assert_eq!((ap.mean, ap.n), (-0.75, 2));
         assert!((ap.sd.unwrap() - 3.5 / f64::sqrt(2.0)).abs() < 1e-12);
     }
 

@@ -114,7 +114,7 @@ pub enum ReportError {
     },
     /// A label given by the user is that of other runs, too.
     #[error(
-        "label \"{label}\": given to some runs, but other runs are called the same: choose another"
+        "label \"{label}\": given to some runs, but runs of another configuration are called the same: choose another"
     )]
     SameLabel {
         /// The label.

@@ -1,12 +1,12 @@
 //! Runs of the same method on the same tasks, over seeds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aso_trainer::run::FREE_KEYS;
 
 use crate::ReportError;
-use crate::record::{RunRecord, RunSource, find_runs};
+use crate::record::{RunRecord, RunSource, find_runs, unfinished};
 
 /// Keys of a configuration that tell no two methods apart besides [`FREE_KEYS`]: the seed, and the tasks, by which runs are
 /// grouped already.
@@ -21,7 +21,7 @@ pub struct Stream {
     pub groups: Vec<Group>,
 }
 
-/// Runs that differ in their seeds only.
+/// Runs that differ in their seeds only, or in what changes no result.
 #[derive(Debug, Clone)]
 pub struct Group {
     /// The label given, or the runs' name with what tells them from others of that name.
@@ -60,8 +60,8 @@ impl Group {
 /// What runs have in common that get the same label.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
-    /// A label on the command line.
-    Given(String),
+    /// A label on the command line, and the configuration.
+    Given(String, BTreeMap<String, String>),
     /// The name and the configuration.
     Configured(String, BTreeMap<String, String>),
 }
@@ -76,16 +76,27 @@ type Members = Vec<RunRecord>;
 pub fn read_streams(sources: &[RunSource]) -> Result<Vec<Stream>, ReportError> {
     let mut seen = BTreeSet::new();
     let mut runs = Vec::new();
+    let canonical = |dir: &Path| {
+        dir.canonicalize().map_err(|source| ReportError::Io {
+            path: dir.to_owned(),
+            source,
+        })
+    };
+    let mut left = BTreeMap::new();
     for source in sources {
+        let mut found = Vec::new();
         for dir in find_runs(&source.path)? {
-            let unique = dir.canonicalize().map_err(|error| ReportError::Io {
-                path: dir.clone(),
-                source: error,
-            })?;
-            if seen.insert(unique) {
+            let unique = canonical(&dir)?;
+            if seen.insert(unique.clone()) {
                 runs.push((source.label.clone(), RunRecord::read(&dir)?));
             }
+            found.push(unique);
         }
+        left.extend(unfinished(&canonical(&source.path)?, &found)?);
+    }
+    for (run, state) in left {
+        let run = run.display();
+        tracing::warn!(%run, state = state.as_str(), "the sweep has not finished this run");
     }
     group(runs)
 }
@@ -136,11 +147,11 @@ fn kind(label: Option<String>, run: &RunRecord) -> Kind {
     // The folder may have held another model at another time.
     let model = run.results.base_model.iter();
     let model = model.map(|base| ("model.fingerprint".to_owned(), first_digits(base)));
-    let config = config.chain(model);
-    label.map_or_else(
-        || Kind::Configured(run.name.clone(), config.collect()),
-        Kind::Given,
-    )
+    let config = config.chain(model).collect();
+    match label {
+        Some(label) => Kind::Given(label, config),
+        None => Kind::Configured(run.name.clone(), config),
+    }
 }
 
 /// The first digits of a fingerprint.
@@ -163,7 +174,7 @@ fn position_or_push<T>(
 /// One label for each kind: its name and, where several kinds share it, the keys in which they differ.
 fn labels(kinds: &[Kind]) -> Result<Vec<String>, ReportError> {
     let label = |kind: &Kind| match kind {
-        Kind::Given(label) => label.clone(),
+        Kind::Given(label, _) => label.clone(),
         Kind::Configured(name, config) => {
             let differing = differing_keys(name, kinds);
             if differing.is_empty() {
@@ -336,16 +347,19 @@ mod tests {
         let plain = write("x/o-lora/seed-1", 1, "");
         // Not a run of the sweep.
         write("x/own/seed-1", 1, "[method]\nlambda1 = 3.0");
-        let run = |label: &str, seed: u64| {
+        let run = |label: &str, seed: u64, status: &str| {
             serde_json::json!({
-                "order": "x", "label": label, "method": "o-lora", "seed": seed, "status": "finished",
+                "order": "x", "label": label, "method": "o-lora", "seed": seed, "status": status,
                 "directory": format!("x/{label}/seed-{seed}"), "ap": null, "ap_by_sample": null, "bwt": null,
                 "forgetting": null, "fwt": null, "learning_accuracy": null,
             })
         };
         let sweep = serde_json::json!({
             "version": "0", "orders": {}, "summary": [], "timings": {},
-            "runs": [run("strong", 1), run("strong", 2), run("o-lora", 1)],
+            "runs": [
+                run("strong", 1, "finished"), run("strong", 2, "finished"), run("strong", 3, "failed"),
+                run("o-lora", 1, "finished"),
+            ],
         });
         fs::write(dir.path().join("sweep.json"), sweep.to_string()).unwrap();
         let entry = |name: &str, seeds: &[u64]| (name.to_owned(), seeds.to_vec());
@@ -358,6 +372,21 @@ mod tests {
             shape(&read_streams(&[source(None, dir.path())]).unwrap()),
             expected
         );
+        let all = [source(None, dir.path())];
+        let unfinished = |folder: &Path| {
+            let runs = find_runs(dir.path()).unwrap();
+            let runs: Vec<_> = runs.iter().map(|run| run.canonicalize().unwrap()).collect();
+            let found = unfinished(&folder.canonicalize().unwrap(), &runs).unwrap();
+            found.into_keys().collect::<Vec<_>>()
+        };
+        let root = dir.path().canonicalize().unwrap();
+        assert_eq!(unfinished(dir.path()), [root.join("x/strong/seed-3")]);
+        assert!(unfinished(&plain).is_empty());
+        assert!(read_streams(&all).is_ok());
+        // One label, two configurations.
+        let two = [source(Some("x"), &dir.path().join("x"))];
+        let error = read_streams(&two).unwrap_err();
+        assert!(matches!(error, ReportError::SameLabel { .. }), "{error}");
         let sources = [
             source(Some("mine"), &dir.path().join("x/strong")),
             source(None, &plain),

@@ -1,6 +1,6 @@
 //! Reading run directories.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use aso_trainer::files::{CONFIG_FILE, FilesError, read_json};
 use aso_trainer::results::{RESULTS_FILE, RunResults};
 use aso_trainer::similarity::{SIMILARITY_FILE, TaskSimilarities};
 use aso_trainer::state::{WEIGHTS_FILE, adapter_dir};
-use aso_trainer::sweep::{RunRecord as SweptRun, SWEEP_FILE, SweepResults};
+use aso_trainer::sweep::{RunRecord as SweptRun, RunState, SWEEP_FILE, SweepResults};
 use aso_trainer::trainer::{JOINT, METRICS_FILE};
 use serde::Deserialize;
 
@@ -204,17 +204,48 @@ fn sweep_label(dir: &Path) -> Result<Option<String>, ReportError> {
         source,
     };
     let dir = dir.canonicalize().map_err(io)?;
-    let Some(sweep) = dir.ancestors().nth(3) else {
+    let Some((sweep, results)) = sweep_of(&dir)? else {
         return Ok(None);
     };
-    let file = sweep.join(SWEEP_FILE);
-    if !file.is_file() {
-        return Ok(None);
-    }
-    let results: SweepResults = read_json(&file)?;
     let known = |run: &SweptRun| sweep.join(&run.directory) == dir;
     let run = results.runs.into_iter().find(known);
     Ok(run.map(|run| run.label))
+}
+
+/// The sweep in whose `ORDER/LABEL/seed-N` a run may lie.
+fn sweep_of(run: &Path) -> Result<Option<(PathBuf, SweepResults)>, ReportError> {
+    let Some(sweep) = run.ancestors().nth(3) else {
+        return Ok(None);
+    };
+    let file = sweep.join(SWEEP_FILE);
+    match file.is_file() {
+        true => Ok(Some((sweep.to_owned(), read_json(&file)?))),
+        false => Ok(None),
+    }
+}
+
+/// The runs at or below a folder that a sweep of some of these runs, too, planned and has not finished, by directory. Where they
+/// failed, the means are those of the runs that did not, which says something about the method. All paths are canonical.
+pub(crate) fn unfinished<'a>(
+    folder: &Path,
+    runs: impl IntoIterator<Item = &'a PathBuf>,
+) -> Result<BTreeMap<PathBuf, RunState>, ReportError> {
+    let mut sweeps = BTreeSet::new();
+    let mut unfinished = BTreeMap::new();
+    for run in runs {
+        if !sweeps.insert(run.ancestors().nth(3)) {
+            continue;
+        }
+        let Some((sweep, results)) = sweep_of(run)? else {
+            continue;
+        };
+        let states = results.runs.into_iter();
+        let states = states.map(|run| (sweep.join(run.directory), run.status));
+        unfinished.extend(
+            states.filter(|(dir, state)| dir.starts_with(folder) && *state != RunState::Finished),
+        );
+    }
+    Ok(unfinished)
 }
 
 /// `None` for a file that is not there.

@@ -154,32 +154,57 @@ pub struct PairedDifference {
     pub examples_interval: Option<Interval>,
 }
 
+/// The runs of two groups with one seed: a pair for each order, in the same place for every seed.
+pub(crate) type SeedPairs<'a> = Vec<(&'a RunRecord, &'a RunRecord)>;
+
 impl Difference {
-    /// The statistics of paired differences, which `values` gives for a metric, one for each seed that has it.
-    pub(crate) fn new(
+    /// The statistics of what the first of two groups has more than the second, over the seeds that both have. The difference of a
+    /// seed is its mean over the orders.
+    pub(crate) fn between(
         label: &str,
-        seeds: Vec<u64>,
-        values: impl Fn(Metric) -> Vec<f64>,
-        intervals: &BTreeMap<Metric, Interval>,
-    ) -> Self {
-        let paired = |metric: Metric| {
-            let differences = values(metric);
-            let summary = Spread::of(&differences)?;
-            Some(PairedDifference {
+        seeds: &[SeedPairs<'_>],
+        scores: &mut ScoreCache,
+    ) -> Result<Self, ReportError> {
+        let mut metrics = BTreeMap::new();
+        let mut values = BTreeMap::new();
+        for metric in Metric::ALL {
+            let known: Vec<(f64, &SeedPairs<'_>)> = seeds
+                .iter()
+                .filter_map(|pairs| Some((difference(pairs, metric)?, pairs)))
+                .collect();
+            let differences: Vec<f64> = known.iter().map(|(value, _)| *value).collect();
+            let paired = Spread::of(&differences).map(|summary| PairedDifference {
                 mean: summary.mean,
                 sd: summary.sd,
                 n: summary.n,
                 seeds_interval: t_interval(&differences),
                 sign_flip_p: sign_flip_p(&differences),
-                examples_interval: intervals.get(&metric).copied(),
-            })
-        };
-        Self {
-            label: label.to_owned(),
-            seeds,
-            metrics: Metric::ALL.map(|metric| (metric, paired(metric))).into(),
+                examples_interval: None,
+            });
+            metrics.insert(metric, paired);
+            values.insert(metric, known.into_iter().map(|(_, pairs)| pairs).collect());
         }
+        for (metric, interval) in examples_intervals(&values, scores)? {
+            if let Some(Some(paired)) = metrics.get_mut(&metric) {
+                paired.examples_interval = Some(interval);
+            }
+        }
+        let seed = |pairs: &SeedPairs<'_>| pairs.first().map(|(run, _)| run.results.seed);
+        Ok(Self {
+            label: label.to_owned(),
+            seeds: seeds.iter().filter_map(seed).collect(),
+            metrics,
+        })
     }
+}
+
+/// Mean over the orders; `None` if one lacks the metric.
+fn difference(pairs: &SeedPairs<'_>, metric: Metric) -> Option<f64> {
+    let of = |(run, other): &(&RunRecord, &RunRecord)| {
+        Some(metric.of(&run.results)? - metric.of(&other.results)?)
+    };
+    let values: Vec<f64> = pairs.iter().map(of).collect::<Option<_>>()?;
+    crate::statistics::mean(&values)
 }
 
 impl ReportSummary {
@@ -190,12 +215,15 @@ impl ReportSummary {
     /// [`ReportError::UnknownReference`], and those of reading predictions.
     pub fn new(streams: &[Stream], reference: Option<&str>) -> Result<Self, ReportError> {
         let reference = find_reference(streams, reference)?;
-        let streams_of = streams.iter().map(|stream| summarise(stream, &reference));
+        let mut scores = ScoreCache::default();
+        let streams_of = streams
+            .iter()
+            .map(|stream| summarise(stream, &reference, &mut scores));
         Ok(Self {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION"),
             streams: streams_of.collect::<Result<_, _>>()?,
-            across: AcrossOrders::of(streams, &reference),
+            across: AcrossOrders::of(streams, &reference, &mut scores)?,
             reference,
         })
     }
@@ -225,16 +253,23 @@ impl ResultLine<'_> {
     }
 }
 
+/// Rounds to some decimals, halves away from 0, and -0 to 0: as tables show numbers and rank them.
+pub(crate) fn rounded(number: f64, decimals: usize) -> f64 {
+    let unit = 10.0_f64.powi(i32::try_from(decimals).unwrap_or(0));
+    (number * unit).round() / unit + 0.0
+}
+
 /// The place of a line among the others by a metric, from 0; lines that agree to two decimals, as tables show them, share the
-/// better place. Bounds (`per-task`, `multi-task`) take no place from methods; they have one only where there is nothing else.
-/// `None` where the line has no place or lacks the metric.
+/// better place. Bounds (`per-task`, `multi-task`) take no place from methods; they have one only where there is nothing else. Nor
+/// does a single run where others have several. `None` where the line has no place or lacks the metric.
 pub(crate) fn rank(lines: &[ResultLine<'_>], line: usize, metric: Metric) -> Option<usize> {
     let only_bounds = lines.iter().all(ResultLine::is_bound);
+    let several = lines.iter().any(|line| line.seeds > 1);
     let shown = |line: &ResultLine<'_>| {
-        if line.is_bound() && !only_bounds {
+        if line.is_bound() && !only_bounds || line.seeds == 1 && several {
             return None;
         }
-        let shown = (line.metric(metric)?.mean * 100.0).round();
+        let shown = rounded(line.metric(metric)?.mean, 2);
         Some(if metric.higher_is_better() {
             shown
         } else {
@@ -288,25 +323,21 @@ fn find_reference(streams: &[Stream], wanted: Option<&str>) -> Result<String, Re
     })
 }
 
-fn summarise(stream: &Stream, reference: &str) -> Result<StreamSummary, ReportError> {
+fn summarise(
+    stream: &Stream,
+    reference: &str,
+    scores: &mut ScoreCache,
+) -> Result<StreamSummary, ReportError> {
     let mut differences = Vec::new();
     if let Some(reference) = stream.group(reference) {
-        let mut scores = ScoreCache::default();
-        for group in stream
-            .groups
-            .iter()
-            .filter(|group| group.label != reference.label)
-        {
-            let pairs = group.pairs(reference);
-            let intervals = examples_intervals(&pairs, &mut scores)?;
-            let seeds = pairs.iter().map(|(run, _)| run.results.seed).collect();
-            let values = |metric: Metric| {
-                let values = pairs.iter().filter_map(|(run, other)| {
-                    Some(metric.of(&run.results)? - metric.of(&other.results)?)
-                });
-                values.collect()
-            };
-            differences.push(Difference::new(&group.label, seeds, values, &intervals));
+        let others = stream.groups.iter();
+        for group in others.filter(|group| group.label != reference.label) {
+            let seeds: Vec<SeedPairs<'_>> = group
+                .pairs(reference)
+                .into_iter()
+                .map(|pair| vec![pair])
+                .collect();
+            differences.push(Difference::between(&group.label, &seeds, scores)?);
         }
     }
     Ok(StreamSummary {
@@ -403,7 +434,7 @@ fn cost(group: &Group) -> Cost {
 /// Scores of single examples by run directory, task trained last and task evaluated. The reference's are needed for
 /// each other group.
 #[derive(Default)]
-struct ScoreCache {
+pub(crate) struct ScoreCache {
     known: HashMap<(String, Option<usize>, usize), Option<ExampleScores>>,
 }
 
@@ -450,30 +481,30 @@ fn agrees(run: &RunRecord, after: Option<usize>, task: usize, scores: &ExampleSc
 }
 
 /// The bootstrap intervals of all metrics that are sums over the matrix and whose predictions were kept by every
-/// run, for the same examples.
+/// run, for the same examples. `seeds` has, for each metric, the runs that it is known of.
 ///
 /// The value of an example is the difference between the two runs, times the share of its score in the metric,
-/// averaged over seeds: a metric is a sum of means over examples, so its resampled value is one, too.
+/// averaged over orders and seeds: a metric is a sum of means over examples, so its resampled value is one, too. An example
+/// that several orders evaluate is drawn for all of them at once.
 fn examples_intervals(
-    pairs: &[(&RunRecord, &RunRecord)],
+    seeds: &BTreeMap<Metric, Vec<&SeedPairs<'_>>>,
     scores: &mut ScoreCache,
 ) -> Result<BTreeMap<Metric, Interval>, ReportError> {
-    const NONE: [f64; SUMS.len()] = [0.0; SUMS.len()];
-    let Some((first, _)) = pairs.first() else {
+    let runs = seeds.values().flatten().flat_map(|pairs| pairs.iter());
+    let Some((first, _)) = runs.clone().next() else {
         return Ok(BTreeMap::new());
     };
-    let samples = &first.results.evaluation_samples;
-    let mut strata: Vec<Vec<[f64; SUMS.len()]>> = samples.iter().map(|n| vec![NONE; *n]).collect();
+    let mut strata = Strata::new(&first.results);
     let mut complete = [false; SUMS.len()];
     for (quantity, metric) in SUMS.into_iter().enumerate() {
-        let Some(terms) = metric.terms(samples) else {
-            continue;
-        };
-        complete[quantity] = true;
-        for term in &terms {
-            let values = &mut strata[term.task];
-            if !add(pairs, term, scores, values, quantity)? {
-                complete[quantity] = false;
+        let pairs: Vec<_> = seeds[&metric].iter().copied().flatten().collect();
+        complete[quantity] = !pairs.is_empty();
+        for (run, other) in &pairs {
+            for (run, sign) in [(run, 1.0), (other, -1.0)] {
+                let weight = 100.0 * sign / pairs.len() as f64;
+                complete[quantity] &= strata.add(run, metric, weight, scores, quantity)?;
+            }
+            if !complete[quantity] {
                 break;
             }
         }
@@ -481,42 +512,71 @@ fn examples_intervals(
     if complete == [false; SUMS.len()] {
         return Ok(BTreeMap::new());
     }
-    let intervals = SUMS.into_iter().zip(bootstrap(&strata)).zip(complete);
+    let intervals = SUMS
+        .into_iter()
+        .zip(bootstrap(&strata.values))
+        .zip(complete);
     let intervals = intervals.filter(|(_, complete)| *complete);
     Ok(intervals.map(|(interval, _)| interval).collect())
 }
 
-/// Adds the part of one entry of the matrix to the values of a task's examples; `false` where a run lacks the
-/// predictions, or has them for other examples.
-fn add<const K: usize>(
-    pairs: &[(&RunRecord, &RunRecord)],
-    term: &Term,
-    scores: &mut ScoreCache,
-    values: &mut [[f64; K]],
-    quantity: usize,
-) -> Result<bool, ReportError> {
-    let mut examples = None;
-    for (run, other) in pairs {
-        for (run, sign) in [(run, 1.0), (other, -1.0)] {
-            let Some(found) = scores.get(run, term.after, term.task)? else {
+/// Values of examples, by task.
+struct Strata {
+    tasks: Vec<String>,
+    values: Vec<Vec<[f64; SUMS.len()]>>,
+    /// Which examples they are, once known.
+    examples: Vec<Option<u64>>,
+}
+
+impl Strata {
+    /// Zeros for the tasks of a run; other orders of them are matched by name.
+    fn new(results: &RunResults) -> Self {
+        let zeros = |count: &usize| vec![[0.0; SUMS.len()]; *count];
+        Self {
+            tasks: results.tasks.clone(),
+            values: results.evaluation_samples.iter().map(zeros).collect(),
+            examples: vec![None; results.tasks.len()],
+        }
+    }
+
+    /// Adds the metric of a run, times the weight; `false` where the metric is not defined, or the run lacks the predictions or
+    /// has them for other examples.
+    fn add(
+        &mut self,
+        run: &RunRecord,
+        metric: Metric,
+        weight: f64,
+        scores: &mut ScoreCache,
+        quantity: usize,
+    ) -> Result<bool, ReportError> {
+        let Some(terms) = metric.terms(&run.results.evaluation_samples) else {
+            return Ok(false);
+        };
+        for Term { after, task, share } in terms {
+            let Some(found) = scores.get(run, after, task)? else {
                 return Ok(false);
             };
-            let same = *examples.get_or_insert(found.examples) == found.examples;
-            if !same || found.scores.len() != values.len() {
+            let name = &run.results.tasks[task];
+            let at = self.tasks.iter().position(|task| task == name);
+            let same = |at: usize| {
+                self.values[at].len() == found.scores.len()
+                    && self.examples[at].is_none_or(|known| known == found.examples)
+            };
+            let Some(at) = at.filter(|at| same(*at)) else {
                 tracing::warn!(
                     run = %run.dir.display(),
-                    task = run.results.tasks[term.task],
+                    task = name,
                     "no interval over examples: the runs were evaluated on different ones"
                 );
                 return Ok(false);
-            }
-            let factor = 100.0 * sign * term.share / pairs.len() as f64;
-            for (value, score) in values.iter_mut().zip(&found.scores) {
-                value[quantity] += factor * score;
+            };
+            self.examples[at] = Some(found.examples);
+            for (value, score) in self.values[at].iter_mut().zip(&found.scores) {
+                value[quantity] += weight * share * score;
             }
         }
+        Ok(true)
     }
-    Ok(true)
 }
 
 #[cfg(test)]
@@ -575,6 +635,19 @@ mod tests {
     }
 
     #[test]
+    fn a_single_run_takes_no_place_from_several() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |method: &str, seed, last| {
+            record(dir.path(), &results(method, seed, &[50.0, 0.0, last, 50.0]))
+        };
+        let runs = vec![of("x", 1, 50.0), of("x", 2, 52.0), of("y", 1, 60.0)];
+        let summary = ReportSummary::new(&group(runs).unwrap(), None).unwrap();
+        let lines = summary.streams[0].lines();
+        let places = [0, 1].map(|at| rank(&lines, at, Metric::Ap));
+        assert_eq!(places, [Some(0), None]);
+    }
+
+    #[test]
     fn ranks_share_what_tables_cannot_tell_apart() {
         let dir = tempfile::tempdir().unwrap();
         let runs = [
@@ -622,11 +695,11 @@ mod tests {
     /// Predictions whose mean is the entry of the matrix: the first examples are right.
     fn write_predictions(run: &RunRecord) {
         let results = &run.results;
-        let names = ["00-a", "01-b"];
+        let names = [0, 1].map(|at| format!("{at:02}-{}", results.tasks[at]));
         let rows = [
             ("zero-shot", &results.zero_shot),
-            (names[0], &results.accuracy[0]),
-            (names[1], &results.accuracy[1]),
+            (names[0].as_str(), &results.accuracy[0]),
+            (names[1].as_str(), &results.accuracy[1]),
         ];
         for (after, scores) in rows {
             let folder = run.dir.join("predictions").join(after);
@@ -694,6 +767,27 @@ mod tests {
                 .unwrap()
                 .examples_interval,
             None
+        );
+
+        // The same example in the other order: it is drawn for both orders at once, so the interval stays as wide.
+        let turned = [
+            ("o-lora", [80.0, 10.0, 90.0, 60.0]),
+            ("aso-lora", [80.0, 10.0, 90.0, 70.0]),
+        ];
+        let turned = turned.map(|(method, rows)| {
+            let mut results = results(method, 1, &rows);
+            results.tasks.reverse();
+            results.evaluation_samples.reverse();
+            record(&dir.path().join("turned"), &results)
+        });
+        turned.iter().for_each(|(_, run)| write_predictions(run));
+        let both = group(runs.iter().chain(&turned).cloned().collect()).unwrap();
+        let summary = ReportSummary::new(&both, Some("aso-lora")).unwrap();
+        let across = &summary.across[0].differences[0].metrics[&Metric::Ap];
+        let across = across.as_ref().unwrap().examples_interval.unwrap();
+        assert!(
+            (across.low - ap.low).abs() < 1e-9 && across.high.abs() < 1e-9,
+            "{across:?}"
         );
 
         // Other predictions than those that the score was computed from.

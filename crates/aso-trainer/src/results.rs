@@ -14,8 +14,8 @@ pub const RESULTS_FILE: &str = "results.json";
 /// The results of a run. Lists over tasks have the order of `tasks`; scores are in percent, and
 /// `null` where nothing was evaluated.
 ///
-/// Everything but `timings` is the same, bit for bit, whenever the same configuration runs with the
-/// same number of threads on the same kind of device, interrupted or not.
+/// Everything but `timings` is the same, bit for bit, whenever the same configuration runs on the CPU, with any number of
+/// threads, interrupted or not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunResults {
     /// Version of this program.

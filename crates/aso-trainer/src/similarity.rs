@@ -36,7 +36,7 @@ pub struct TaskSimilarities {
     /// The tasks.
     pub tasks: Vec<String>,
     /// Mean over blocks of the Pearson correlation of the attribution scores of base + adapter i and base + adapter
-    /// j, averaged over a batch of task i and a batch of task j (method.md section 3.2). `null` where no block varies.
+    /// j, averaged over a batch of task i and a batch of task j (docs/method.md, Attribution and the soft weight). `null` where no block varies.
     pub attribution: Vec<Vec<Option<f64>>>,
     /// Mean over layers of the overlap of the row spaces of A_i and A_j ([`subspace_overlap`]). `null` where the two
     /// adapters share no layer.

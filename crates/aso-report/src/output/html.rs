@@ -131,11 +131,29 @@ pub(crate) fn html(streams: &[Stream], report: &ReportSummary) -> Result<String,
         .lstrip_blocks(true)
         .build()?;
     environment.set_syntax(syntax);
-    environment.add_filter("signs", |text: &str| text.replace('-', "\u{2212}"));
+    environment.add_filter("signs", minus_signs);
     environment.add_template("report.html", TEMPLATE)?;
     Ok(environment
         .get_template("report.html")?
         .render(Serde(page))?)
+}
+
+/// A minus sign for each hyphen that begins a number.
+fn minus_signs(text: &str) -> String {
+    let mut signed = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    let mut before = None;
+    while let Some(c) = chars.next() {
+        let number = chars.peek().is_some_and(char::is_ascii_digit);
+        let begins = before.is_none_or(|before: char| !before.is_alphanumeric());
+        signed.push(if c == '-' && number && begins {
+            '\u{2212}'
+        } else {
+            c
+        });
+        before = Some(c);
+    }
+    signed
 }
 
 /// The differences in AP, and those in all metrics; nothing without any.

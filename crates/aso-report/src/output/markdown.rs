@@ -15,8 +15,10 @@ pub(crate) fn markdown(report: &ReportSummary) -> String {
         let tasks = sentence(&across.orders[0]);
         let count = across.orders.len();
         let _ = write!(text, "\n## {count} orders of {}\n", escape(&tasks));
-        text += "\nScores in percent. The value of a seed is its mean over the orders below; mean \u{b1} standard deviation over \
-                 seeds.\n";
+        for order in &across.orders {
+            let _ = write!(text, "\n- {}", escape(&order.join(" \u{2192} ")));
+        }
+        text += "\n\nScores in percent. The value of a seed is its mean over these orders; mean \u{b1} standard deviation over seeds.\n";
         section(&mut text, "Results", &results(&across.lines()));
         if !across.differences.is_empty() {
             let (differs, reference) = (&across.differences, &report.reference);

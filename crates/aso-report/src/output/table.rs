@@ -5,7 +5,9 @@ use serde::Serialize;
 
 use crate::metric::Metric;
 use crate::statistics::Interval;
-use crate::summary::{Difference, GeneralSummary, GroupSummary, ResultLine, StreamSummary, rank};
+use crate::summary::{
+    Difference, GeneralSummary, GroupSummary, ResultLine, StreamSummary, rank, rounded,
+};
 
 /// What stands where there is no number.
 pub(super) const NOTHING: &str = "-";
@@ -60,17 +62,17 @@ pub(super) fn spread(summary: Option<Spread>) -> String {
 }
 
 fn spread_to(summary: Option<Spread>, decimals: usize) -> String {
+    let number = |number| format!("{:.decimals$}", rounded(number, decimals));
     let text = |summary: Spread| match summary.sd {
-        Some(sd) => format!("{:.decimals$} \u{b1} {sd:.decimals$}", summary.mean),
-        None => format!("{:.decimals$}", summary.mean),
+        Some(sd) => format!("{} \u{b1} {}", number(summary.mean), number(sd)),
+        None => number(summary.mean),
     };
     summary.map_or_else(|| NOTHING.to_owned(), text)
 }
 
 /// A difference with its sign and two decimals; what rounds to 0 is +0.00.
 fn signed(number: f64) -> String {
-    // The sum turns -0 into 0.
-    format!("{:+.2}", (number * 100.0).round() / 100.0 + 0.0)
+    format!("{:+.2}", rounded(number, 2))
 }
 
 fn interval(interval: Option<Interval>) -> String {
@@ -91,7 +93,7 @@ pub(super) fn sentence(tasks: &[String]) -> String {
     }
 }
 
-/// All metrics of all groups; best and second best of each column marked where there is something to compare.
+/// All metrics of all groups; best and second best of each column marked where there is something to compare ([`rank`]).
 pub(super) fn results(lines: &[ResultLine<'_>]) -> Table {
     let metrics = Metric::ALL.map(|metric| Heading {
         text: format!(
@@ -153,7 +155,7 @@ pub(super) fn differences(
         ),
         titled("p", "exact sign-flip test over seeds"),
     ];
-    // Comparisons over several orders have no such intervals.
+    // There are none without predictions.
     let all = differences.iter().flat_map(|one| one.metrics.values());
     let known = all
         .flatten()
@@ -167,10 +169,11 @@ pub(super) fn differences(
     let row = |difference: &Difference, metric: Metric| {
         let paired = difference.metrics.get(&metric)?.as_ref()?;
         let change = match paired.sd {
-            Some(sd) => format!("{} \u{b1} {sd:.2}", signed(paired.mean)),
+            Some(sd) => format!("{} \u{b1} {:.2}", signed(paired.mean), rounded(sd, 2)),
             None => signed(paired.mean),
         };
-        let p = paired.sign_flip_p.map(|p| format!("{p:.3}"));
+        // The smallest one of five seeds is 0.0625.
+        let p = paired.sign_flip_p.map(|p| format!("{p:.4}"));
         let name = several.then(|| metric.heading().to_owned());
         let first = std::iter::once(difference.label.clone()).chain(name);
         let numbers = [
@@ -300,6 +303,8 @@ mod tests {
         let summary = |mean, sd| Some(Spread { mean, sd, n: 2 });
         assert_eq!(spread(summary(71.234, Some(0.5))), "71.23 \u{b1} 0.50");
         assert_eq!(spread(summary(71.236, None)), "71.24");
+        assert_eq!(spread(summary(59.125, None)), "59.13");
+        assert_eq!(spread(summary(-0.001, None)), "0.00");
         assert_eq!(spread(None), "-");
         let range = Interval {
             low: -1.0,

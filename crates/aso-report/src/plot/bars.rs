@@ -18,7 +18,7 @@ const RIGHT: f64 = 18.0;
 /// Room for the axis.
 const BOTTOM: f64 = 38.0;
 /// Most room for names.
-const MOST_NAMES: f64 = 150.0;
+const MOST_NAMES: f64 = 200.0;
 
 /// The layout that both kinds of figure share: names on the left, a number axis below.
 struct Layout {

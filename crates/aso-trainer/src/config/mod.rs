@@ -404,7 +404,7 @@ settings! {
         #[sample = "50"]
         pub interval: Option<usize> = None,
         /// Rows of the batch that are measured, the first ones (preset "aso"; "reference" takes the
-        /// whole batch).
+        /// first micro-batch).
         pub examples: usize = 4,
         /// The tapped blocks: "decoder", "encoder", or "encoder-readout" (one token of the prompt, read
         /// from the encoder with the LM head). Unset: "decoder" in preset "aso", "encoder-readout" in

@@ -17,7 +17,7 @@ use crate::results::{SimilarityPoint, WeightPoint};
 /// `CE + lambda1 w O + lambda2 N` with `w = 1 - rho` measured during training.
 ///
 /// Preset `aso` holds a measured weight until the next measurement and clamps it; preset `reference` uses it on the step
-/// of its measurement only, as it is, as released (method.md sections 3.1 and 3.2).
+/// of its measurement only, as it is, as released (docs/method.md, Attribution and the soft weight).
 #[derive(Debug, Clone)]
 pub struct AsoLora {
     isolation: Isolation,
