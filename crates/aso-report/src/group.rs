@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use aso_trainer::run::FREE_KEYS;
+use aso_trainer::sweep::RunState;
 
 use crate::ReportError;
 use crate::record::{RunRecord, RunSource, find_runs, unfinished};
@@ -94,9 +95,14 @@ pub fn read_streams(sources: &[RunSource]) -> Result<Vec<Stream>, ReportError> {
         }
         left.extend(unfinished(&canonical(&source.path)?, &found)?);
     }
-    for (run, state) in left {
-        let run = run.display();
-        tracing::warn!(%run, state = state.as_str(), "the sweep has not finished this run");
+    if !left.is_empty() {
+        let failed = left.iter().filter(|(_, state)| **state == RunState::Failed);
+        let failed: Vec<_> = failed.map(|(run, _)| run.display().to_string()).collect();
+        tracing::warn!(
+            unfinished = left.len(),
+            failed = failed.join(", "),
+            "a sweep has not finished all of its runs: means are over those that it has"
+        );
     }
     group(runs)
 }

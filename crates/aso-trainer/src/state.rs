@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use aso_lora::floats::decode_floats;
 use aso_lora::{Adapter, AdapterHost, LoraConfig};
 use burn::tensor::{Device, Tensor};
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 pub use aso_lora::peft::WEIGHTS_FILE;
@@ -357,11 +358,15 @@ fn deserialize_moments(path: &Path) -> Result<BTreeMap<String, MomentState>, Tra
     let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
     let floats = |name: String| -> Result<(Vec<usize>, Vec<f32>), TrainerError> {
         let view = file.tensor(&name).map_err(damaged)?;
-        let values = view.data().chunks_exact(4);
-        let values = values
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect();
-        Ok((view.shape().to_vec(), values))
+        let (dtype, shape) = (view.dtype(), view.shape().to_vec());
+        match decode_floats(dtype, view.data()) {
+            Some(values) => Ok((shape, values)),
+            None => Err(damaged(SafeTensorError::InvalidTensorView(
+                dtype,
+                shape,
+                view.data().len(),
+            ))),
+        }
     };
     let mut state = BTreeMap::new();
     for tensor in file.names() {
@@ -377,7 +382,7 @@ fn deserialize_moments(path: &Path) -> Result<BTreeMap<String, MomentState>, Tra
         let (shape, moment_1) = floats(format!("{name}.moment_1"))?;
         let (_, moment_2) = floats(format!("{name}.moment_2"))?;
         let &[rows, columns] = shape.as_slice() else {
-            return Err(damaged(safetensors::SafeTensorError::InvalidTensorView(
+            return Err(damaged(SafeTensorError::InvalidTensorView(
                 Dtype::F32,
                 shape,
                 moment_1.len(),

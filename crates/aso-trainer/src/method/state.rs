@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aso_lora::floats::decode_floats;
 use burn::tensor::{Tensor, TensorData};
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -56,7 +57,8 @@ impl MethodState {
         let file = SafeTensors::deserialize(bytes)?;
         let mut tensors = BTreeMap::new();
         for (name, view) in file.tensors() {
-            let (&[rows, columns], Dtype::F32) = (view.shape(), view.dtype()) else {
+            let values = decode_floats(view.dtype(), view.data());
+            let (&[rows, columns], Some(values)) = (view.shape(), values) else {
                 let (shape, length) = (view.shape().to_vec(), view.data().len());
                 return Err(SafeTensorError::InvalidTensorView(
                     view.dtype(),
@@ -64,10 +66,6 @@ impl MethodState {
                     length,
                 ));
             };
-            let values = view.data().chunks_exact(4);
-            let values: Vec<f32> = values
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect();
             let data = TensorData::new(values, [rows, columns]);
             tensors.insert(name, Tensor::from_data(data, device));
         }
