@@ -65,6 +65,16 @@ pub enum TrainerError {
         /// The key of the configuration, or the command, that needs it.
         wanted_by: &'static str,
     },
+    /// Two names mean the same task.
+    #[error("{key}: `{first}` and `{second}` are the same task; expected each task once")]
+    SameTask {
+        /// The key of the configuration that names the second.
+        key: &'static str,
+        /// The name that comes first.
+        first: String,
+        /// The other one.
+        second: String,
+    },
     /// There is nothing to choose an answer from.
     #[error(
         "task `{task}`: no list of labels (`labels.json`) to choose from, which `eval.mode` = \"score\" needs; \"generate\" does without"
@@ -104,6 +114,18 @@ pub enum TrainerError {
         expected: u32,
         /// The format found.
         found: u32,
+    },
+    /// The optimizer's state belongs to other matrices.
+    #[error("{path}: moments of `{name}`: expected {expected}, found {found:?}", path = path.display(), expected = shape_or_none(*expected))]
+    Moments {
+        /// The file.
+        path: PathBuf,
+        /// `{layer}.{lora_A | lora_B}`.
+        name: String,
+        /// The shape of the model's matrix, if it has one of that name.
+        expected: Option<[usize; 2]>,
+        /// The shape of the moments.
+        found: [usize; 2],
     },
     /// A stored part of the state does not parse.
     #[error("{path}: `{key}`: {source}", path = path.display())]
@@ -147,6 +169,16 @@ pub enum TrainerError {
         /// The value.
         value: f64,
     },
+    /// What a layer is fed is not a finite number, so that its directions cannot be computed.
+    #[error(
+        "task `{task}`: the inputs of layer `{layer}` are not finite; with `model.dtype` = \"f16\" they may exceed its range, which \"bf16\" and \"f32\" do not"
+    )]
+    InputsNotFinite {
+        /// The task.
+        task: String,
+        /// The adapted layer.
+        layer: String,
+    },
     /// A chat template is given for a model that reads prompts as they are.
     #[error(
         "`model.chat_template` is set, but the model is an encoder-decoder, which has no chat template"
@@ -164,4 +196,11 @@ pub enum TrainerError {
         /// The offending adapter.
         path: PathBuf,
     },
+}
+
+fn shape_or_none(shape: Option<[usize; 2]>) -> String {
+    shape.map_or(
+        "none, for the model has no such matrix".to_owned(),
+        |shape| format!("{shape:?}"),
+    )
 }

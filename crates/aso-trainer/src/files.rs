@@ -20,7 +20,7 @@ pub const LOCK_FILE: &str = "run.lock";
 pub const CONFIG_FILE: &str = "config.toml";
 
 /// What names of unfinished files and folders contain.
-const TEMPORARY: &str = ".tmp-";
+pub(crate) const TEMPORARY: &str = ".tmp-";
 
 /// What can go wrong with the files of a run.
 #[derive(Debug, thiserror::Error)]

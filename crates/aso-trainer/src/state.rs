@@ -18,10 +18,10 @@ pub use aso_lora::peft::WEIGHTS_FILE;
 
 use crate::TrainerError;
 use crate::config::{EvalSettings, EvalTasks};
-use crate::files::{FilesError, atomic_dir, atomic_write, read_json, write_json};
+use crate::files::{FilesError, TEMPORARY, atomic_dir, atomic_write, read_json, write_json};
 use crate::method::MethodState;
 use crate::metrics::AccuracyMatrix;
-use crate::optimizer::{MomentState, SubspaceOptimizer};
+use crate::optimizer::{MomentState, SubspaceOptimizer, parameters};
 use crate::results::{Footprint, GeneralScore, Selected, SimilarityPoint, Timings, WeightPoint};
 use crate::selection::Selection;
 
@@ -183,9 +183,10 @@ pub fn adapter_dir(run: &Path, index: usize, task: &str) -> PathBuf {
     run.join(ADAPTERS).join(numbered(index, task))
 }
 
-/// `00-name`, with characters that a file name should not hold replaced.
+/// `00-name`, with characters that a file name should not hold replaced, and without what marks a temporary file.
 pub fn numbered(index: usize, task: &str) -> String {
     let name: String = task
+        .replace(TEMPORARY, "_tmp-")
         .chars()
         .map(|c| {
             if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') {
@@ -316,7 +317,21 @@ pub fn read_checkpoint<M: AdapterHost>(
 ) -> Result<(), TrainerError> {
     let adapter = Adapter::load(dir)?;
     model.set_active(&adapter, lora.dropout)?;
-    optimizer.import(deserialize_moments(&dir.join(OPTIMIZER_FILE))?, device);
+    let path = dir.join(OPTIMIZER_FILE);
+    let moments = deserialize_moments(&path)?;
+    let trained: BTreeMap<_, _> = parameters(model).into_iter().collect();
+    for (name, MomentState { shape, .. }) in &moments {
+        let expected = trained.get(name).map(Tensor::dims);
+        if expected != Some(*shape) {
+            return Err(TrainerError::Moments {
+                path,
+                name: name.clone(),
+                expected,
+                found: *shape,
+            });
+        }
+    }
+    optimizer.import(moments, device);
     Ok(())
 }
 
@@ -374,22 +389,28 @@ fn deserialize_moments(path: &Path) -> Result<BTreeMap<String, MomentState>, Tra
             continue;
         };
         let time = file.tensor(tensor).map_err(damaged)?;
-        let time = time
-            .data()
-            .first_chunk()
-            .copied()
-            .map_or(0, i64::from_le_bytes) as usize;
-        let (shape, moment_1) = floats(format!("{name}.moment_1"))?;
-        let (_, moment_2) = floats(format!("{name}.moment_2"))?;
-        let &[rows, columns] = shape.as_slice() else {
-            return Err(damaged(SafeTensorError::InvalidTensorView(
-                Dtype::F32,
-                shape,
-                moment_1.len(),
-            )));
+        let invalid = |dtype, shape: &[usize], length| {
+            damaged(SafeTensorError::InvalidTensorView(
+                dtype,
+                shape.to_vec(),
+                length,
+            ))
         };
+        let steps = time.data().first_chunk().copied().map(i64::from_le_bytes);
+        let steps = steps.and_then(|steps| usize::try_from(steps).ok());
+        let Some(steps) = steps.filter(|_| time.dtype() == Dtype::I64) else {
+            return Err(invalid(time.dtype(), time.shape(), time.data().len()));
+        };
+        let (shape, moment_1) = floats(format!("{name}.moment_1"))?;
+        let (shape_2, moment_2) = floats(format!("{name}.moment_2"))?;
+        let &[rows, columns] = shape.as_slice() else {
+            return Err(invalid(Dtype::F32, &shape, moment_1.len()));
+        };
+        if shape_2 != shape {
+            return Err(invalid(Dtype::F32, &shape_2, moment_2.len()));
+        }
         let state_of = MomentState {
-            time,
+            time: steps,
             shape: [rows, columns],
             moment_1,
             moment_2,
@@ -404,4 +425,15 @@ fn moments_error(path: &Path, source: safetensors::SafeTensorError) -> TrainerEr
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_tasks_are_never_taken_for_leftovers() {
+        assert_eq!(numbered(3, "news/a b.c"), "03-news_a_b.c");
+        assert_eq!(numbered(0, "news.tmp-old"), "00-news_tmp-old");
+    }
 }

@@ -1,5 +1,6 @@
 //! The continual loop: one task after another, evaluation after each, resumable at any moment.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,7 +61,7 @@ struct StepRecord<'a> {
     cross_entropy: f64,
     /// Raw values of the penalties.
     #[serde(flatten)]
-    penalties: std::collections::BTreeMap<&'static str, f64>,
+    penalties: BTreeMap<&'static str, f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     soft_weight: Option<f64>,
     lr: f64,
@@ -70,6 +71,17 @@ struct StepRecord<'a> {
     examples: usize,
     target_tokens: usize,
     seconds: f64,
+}
+
+/// What the passes over one step's examples gave.
+struct Passed {
+    gradients: SubspaceGradients,
+    /// With all terms.
+    loss: f64,
+    cross_entropy: f64,
+    /// Values of the other terms, without their weights.
+    raw: BTreeMap<&'static str, f64>,
+    target_tokens: usize,
 }
 
 /// Runs a stream of tasks on a model.
@@ -603,66 +615,16 @@ impl<M: Backbone> Trainer<M> {
         let rehearsed = self.method.rehearsal(&info);
         let examples: Vec<&EncodedExample> = own.iter().copied().chain(rehearsed).collect();
         let example_count = examples.len();
-        let target_tokens: usize = examples.iter().map(|example| example.target.len()).sum();
-        let mut gradients = SubspaceGradients::default();
-        let mut cross_entropy = 0.0;
-        let mut raw = std::collections::BTreeMap::new();
-        let mut extra = 0.0;
-        for (shard, rows) in examples.chunks(micro_batch).enumerate() {
-            let batch = self.codec.batch(rows)?;
-            let context = self.training_context(task, step, shard);
-            let (logits, labels) = self.model.answer_logits(&batch, &context);
-            let term = self.method.batch_term(&batch, &logits, &labels);
-            let loss = SequenceCrossEntropy::default().forward(logits, &labels);
-            let value = loss.sum.clone();
-            let term = term.filter(|term| term.weight != 0.0);
-            let sum = match &term {
-                Some(term) => loss.sum + term.value.clone().mul_scalar(term.weight),
-                None => loss.sum,
-            };
-            gradients.add(SubspaceGradients::collect(&self.model, &mut sum.backward()));
-            cross_entropy += scalar(value);
-            if let Some(Penalty {
-                name,
-                weight,
-                value,
-            }) = term
-            {
-                let mean = scalar(value) / target_tokens as f64;
-                *raw.entry(name).or_insert(0.0) += mean;
-                extra += weight * mean;
-            }
-        }
-        // Divided once over the whole step: every target token counts the same.
-        gradients.scale(1.0 / target_tokens as f64);
-        cross_entropy /= target_tokens as f64;
-
-        let mut loss = cross_entropy + extra;
-        let mut total: Option<Tensor<1>> = None;
-        for Penalty {
-            name,
-            weight,
-            value,
-        } in self.method.penalties(&self.model, task)
-        {
-            let amount = scalar(value.clone());
-            raw.insert(name, amount);
-            if weight != 0.0 {
-                loss += weight * amount;
-                let term = value.mul_scalar(weight);
-                total = Some(match total {
-                    Some(total) => total + term,
-                    None => term,
-                });
-            }
-        }
-        let mut penalty =
-            total.map(|total| SubspaceGradients::collect(&self.model, &mut total.backward()));
-        if self.config.lora.freeze_a || !self.method.trains_a() {
-            for gradients in penalty.iter_mut().chain([&mut gradients]) {
-                gradients.retain(|name| !name.ends_with(".lora_A"));
-            }
-        }
+        let mut passed = self.task_loss(task, step, &examples)?;
+        let penalty = self.penalty_gradients(task, &mut passed);
+        let Passed {
+            mut gradients,
+            loss,
+            cross_entropy,
+            raw,
+            target_tokens,
+        } = passed;
+        let penalty_grad_norm = penalty.as_ref().map(SubspaceGradients::norm);
         let train = &self.config.train;
         let clip = |gradients: &mut SubspaceGradients| {
             if train.max_grad_norm > 0.0 {
@@ -671,7 +633,6 @@ impl<M: Backbone> Trainer<M> {
                 gradients.norm()
             }
         };
-        let penalty_grad_norm = penalty.as_ref().map(SubspaceGradients::norm);
         let alone = penalty.is_some() && self.config.clip() == Clip::Task;
         let clipped_alone = alone.then(|| clip(&mut gradients));
         if let Some(penalty) = penalty {
@@ -733,6 +694,88 @@ impl<M: Backbone> Trainer<M> {
             weight: soft_weight,
         });
         Ok(())
+    }
+
+    /// Cross entropy and the method's [`Method::batch_term`] over the examples, one pass forward and back for each micro-batch.
+    fn task_loss(
+        &self,
+        task: &TaskInfo,
+        step: usize,
+        examples: &[&EncodedExample],
+    ) -> Result<Passed, TrainerError> {
+        let target_tokens: usize = examples.iter().map(|example| example.target.len()).sum();
+        let mut gradients = SubspaceGradients::default();
+        let mut cross_entropy = 0.0;
+        let mut raw = BTreeMap::new();
+        let mut extra = 0.0;
+        for (shard, rows) in examples.chunks(self.config.train.micro_batch()).enumerate() {
+            let batch = self.codec.batch(rows)?;
+            let context = self.training_context(task, step, shard);
+            let (logits, labels) = self.model.answer_logits(&batch, &context);
+            let term = self.method.batch_term(&batch, &logits, &labels);
+            let loss = SequenceCrossEntropy::default().forward(logits, &labels);
+            let value = loss.sum.clone();
+            let term = term.filter(|term| term.weight != 0.0);
+            let sum = match &term {
+                Some(term) => loss.sum + term.value.clone().mul_scalar(term.weight),
+                None => loss.sum,
+            };
+            gradients.add(SubspaceGradients::collect(&self.model, &mut sum.backward()));
+            cross_entropy += scalar(value);
+            if let Some(Penalty {
+                name,
+                weight,
+                value,
+            }) = term
+            {
+                let mean = scalar(value) / target_tokens as f64;
+                *raw.entry(name).or_insert(0.0) += mean;
+                extra += weight * mean;
+            }
+        }
+        // Divided once over the whole step: every target token counts the same.
+        gradients.scale(1.0 / target_tokens as f64);
+        cross_entropy /= target_tokens as f64;
+        self.keep_trained(&mut gradients);
+        Ok(Passed {
+            gradients,
+            loss: cross_entropy + extra,
+            cross_entropy,
+            raw,
+            target_tokens,
+        })
+    }
+
+    /// The gradient of the method's [`Method::penalties`], whose values go into `passed`; `None` if all have weight 0.
+    fn penalty_gradients(&self, task: &TaskInfo, passed: &mut Passed) -> Option<SubspaceGradients> {
+        let mut total: Option<Tensor<1>> = None;
+        for Penalty {
+            name,
+            weight,
+            value,
+        } in self.method.penalties(&self.model, task)
+        {
+            let amount = scalar(value.clone());
+            passed.raw.insert(name, amount);
+            if weight != 0.0 {
+                passed.loss += weight * amount;
+                let term = value.mul_scalar(weight);
+                total = Some(match total {
+                    Some(total) => total + term,
+                    None => term,
+                });
+            }
+        }
+        let mut gradients = SubspaceGradients::collect(&self.model, &mut total?.backward());
+        self.keep_trained(&mut gradients);
+        Some(gradients)
+    }
+
+    /// Drops the gradients of a half of the adapter that does not train.
+    fn keep_trained(&self, gradients: &mut SubspaceGradients) {
+        if self.config.lora.freeze_a || !self.method.trains_a() {
+            gradients.retain(|name| !name.ends_with(".lora_A"));
+        }
     }
 
     fn training_context(&self, task: &TaskInfo, step: usize, shard: usize) -> ForwardContext {

@@ -7,11 +7,11 @@ use crate::TrainerError;
 use crate::config::MethodName;
 use crate::optimizer::SubspaceGradients;
 
-/// One adapter whose steps never go against the gradient of kept examples (A-GEM, Chaudhry et al. 2019):
+/// One adapter whose steps never go against the gradient of kept examples (A-GEM, [Chaudhry et al. 2019](https://arxiv.org/abs/1812.00420)):
 ///
 /// `g <- g - (g . g_ref / g_ref . g_ref) g_ref` where `g . g_ref < 0`,
 ///
-/// g over all entries of A and B, g_ref that of the cross entropy of kept examples, drawn anew for every step.
+/// g over all entries that train, g_ref that of the cross entropy of kept examples, drawn anew for every step.
 #[derive(Debug, Clone)]
 pub struct AGem {
     memory: Memory,
@@ -49,7 +49,12 @@ impl<M: Backbone> Method<M> for AGem {
             return Ok(());
         }
         let examples: Vec<_> = drawn.iter().collect();
-        let (mut reference, tokens) = plain_gradient(step.model, step.codec, &examples)?;
+        let (mut reference, mut tokens) = (SubspaceGradients::default(), 0);
+        for rows in examples.chunks(step.micro_batch) {
+            let (gradients, of_rows) = plain_gradient(step.model, step.codec, rows)?;
+            reference.add(gradients);
+            tokens += of_rows;
+        }
         reference.scale(1.0 / tokens.max(1) as f64);
         project(gradients, reference);
         Ok(())
@@ -70,8 +75,9 @@ impl<M: Backbone> Method<M> for AGem {
     }
 }
 
-/// Takes out of `gradients` what goes against `reference`.
+/// Takes out of `gradients` what goes against `reference`, over the matrices that have a gradient: others do not train.
 fn project(gradients: &mut SubspaceGradients, mut reference: SubspaceGradients) {
+    reference.retain(|name| gradients.get(name).is_some());
     let against = gradients.dot(&reference);
     let length = reference.dot(&reference);
     if against < 0.0 && length > 0.0 {
@@ -86,9 +92,13 @@ mod tests {
 
     use super::*;
 
-    fn gradients(values: [f32; 2]) -> SubspaceGradients {
+    fn named(name: &str, values: [f32; 2]) -> (String, Tensor<2>) {
         let tensor = Tensor::<2>::from_floats([values], &Device::flex());
-        SubspaceGradients::from_iter([("layer.lora_A".to_owned(), tensor)])
+        (name.to_owned(), tensor)
+    }
+
+    fn gradients(values: [f32; 2]) -> SubspaceGradients {
+        SubspaceGradients::from_iter([named("layer.lora_A", values)])
     }
 
     fn values(gradients: &SubspaceGradients) -> Vec<f32> {
@@ -111,5 +121,16 @@ mod tests {
             project(&mut found, gradients(reference));
             assert_eq!(values(&found), [1.0, 3.0]);
         }
+    }
+    #[test]
+    fn what_does_not_train_takes_no_part() {
+        let mut found = gradients([1.0, 3.0]);
+        let both = [
+            named("layer.lora_A", [-2.0, 0.0]),
+            named("layer.lora_B", [5.0, 5.0]),
+        ];
+        project(&mut found, SubspaceGradients::from_iter(both));
+        assert_eq!(values(&found), [0.0, 3.0]);
+        assert!(found.get("layer.lora_B").is_none());
     }
 }

@@ -10,8 +10,8 @@ use crate::TrainerError;
 use crate::config::MethodName;
 use crate::optimizer::parameters;
 
-/// One adapter, in which changing what mattered to earlier tasks costs: elastic weight consolidation (Kirkpatrick et al.
-/// 2017) in its online form (Schwarz et al. 2018), over the entries of A and B:
+/// One adapter, in which changing what mattered to earlier tasks costs: elastic weight consolidation ([Kirkpatrick et al.
+/// 2017](https://arxiv.org/abs/1612.00796)) in its online form ([Schwarz et al. 2018](https://arxiv.org/abs/1805.06370)), over the entries of A and B:
 ///
 /// `CE + lambda / 2 sum_i F_i (theta_i - theta*_i)^2`, `F <- gamma F + F_t` at the end of task t,
 ///
@@ -126,10 +126,9 @@ impl<M: Backbone> Method<M> for Ewc {
             .collect();
         self.importance.clear();
         for name in names {
-            let mut take = |suffix: &str| state.tensors.remove(&format!("{name}{suffix}"));
-            if let (Some(importance), Some(anchor)) = (take(IMPORTANCE), take(ANCHOR)) {
-                self.importance.insert(name, (importance, anchor));
-            }
+            let importance = state.take(&format!("{name}{IMPORTANCE}"))?;
+            let anchor = state.take(&format!("{name}{ANCHOR}"))?;
+            self.importance.insert(name, (importance, anchor));
         }
         Ok(())
     }

@@ -7,7 +7,8 @@ use super::{Method, Structure, TaskContext};
 use crate::TrainerError;
 use crate::config::MethodName;
 
-/// All linear layers are trained on, task after task; embeddings, norms and biases stay (SeqFT in the papers).
+/// All linear layers are trained on, task after task; embeddings, norms and biases stay (SeqFT,
+/// [de Masson d'Autume et al. 2019](https://arxiv.org/abs/1906.01076)).
 ///
 /// The weight is `W + B A` with `A = I`, `s = 1` and `B` trained from zero: the gradient of B is that of W, so AdamW takes
 /// the same steps as on W itself (weight decay, 0 by default, would pull towards the weights that training began

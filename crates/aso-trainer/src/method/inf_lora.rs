@@ -9,13 +9,13 @@ use super::{Method, MethodState, TaskContext};
 use crate::TrainerError;
 use crate::config::MethodName;
 
-/// One subspace per task whose A is designed and whose B is trained (InfLoRA, Liang & Li 2024, CVPR): B A changes a layer
+/// One subspace per task whose A is designed and whose B is trained (InfLoRA, [Liang & Li 2024](https://arxiv.org/abs/2404.00228), CVPR): B A changes a layer
 /// only for inputs that earlier tasks hardly have.
 ///
 /// Rows of A_t: the leading eigenvectors of `(I - M M^T) H_t (I - M M^T)`, times 1/sqrt 3 (the mean length of a row drawn as usual),
 /// where H_t is the covariance of the layer's inputs on the new task and the columns of M span the inputs of
 /// earlier tasks. At the end of a task M grows by the leading eigenvectors of what is left of its inputs, until it holds the share
-/// `threshold` of their energy (gradient projection memory, Saha et al. 2021).
+/// `threshold` of their energy (gradient projection memory, [Saha et al. 2021](https://arxiv.org/abs/2103.09762)).
 #[derive(Debug, Clone)]
 pub struct InfLora {
     memory: InputMemory,

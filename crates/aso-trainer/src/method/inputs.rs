@@ -55,15 +55,24 @@ impl InputMemory {
         self.past(layer).map(|past| dense(past.rows.clone()))
     }
 
-    /// [`input_covariances`] of a seeded choice of the task's examples.
+    /// [`input_covariances`] of a seeded choice of the task's examples, which must be finite: a decomposition of others would not end.
     pub(super) fn covariances<M: Backbone>(
         &self,
         model: &M,
         context: &TaskContext<'_>,
     ) -> Result<BTreeMap<String, DMatrix<f64>>, TrainerError> {
         let sums = input_covariances(model, context.codec, context.some(self.examples))?;
-        let sums = sums.into_iter();
-        Ok(sums.map(|(name, sum)| (name, dense(sum))).collect())
+        let finite = |(name, sum)| {
+            let sum = dense(sum);
+            if sum.iter().all(|value| value.is_finite()) {
+                return Ok((name, sum));
+            }
+            Err(TrainerError::InputsNotFinite {
+                task: context.task.name.clone(),
+                layer: name,
+            })
+        };
+        sums.into_iter().map(finite).collect()
     }
 
     /// Adds what is missing of a finished task's inputs.

@@ -9,8 +9,8 @@ use super::{Method, Penalty, Structure, TaskContext};
 use crate::TrainerError;
 use crate::config::MethodName;
 
-/// One adapter that imitates on the new task's examples what it was before the task: learning without forgetting (Li &
-/// Hoiem 2016) with the distillation of Hinton et al. (2015), at every target token:
+/// One adapter that imitates on the new task's examples what it was before the task: learning without forgetting ([Li &
+/// Hoiem 2016](https://arxiv.org/abs/1606.09282)) with the distillation of [Hinton et al. 2015](https://arxiv.org/abs/1503.02531), at every target token:
 ///
 /// `CE + lambda T^2 KL(softmax(z* / T) || softmax(z / T))`, averaged over target tokens, where z* are the logits of the
 /// model before the task, without dropout.

@@ -1,8 +1,8 @@
 //! Continual-learning methods.
 //!
 //! A [`Method`] is called by the trainer at task boundaries and steps: it may bring examples back, add terms to the loss,
-//! change gradients and what a finished task leaves behind. It never touches the loop. A new method is one new type here
-//! and one arm in [`from_config`].
+//! change gradients and what a finished task leaves behind. It never touches the loop. A new method is one new type
+//! here, its name in [`MethodName`] and one arm in [`from_config`]; its keys go into `config`.
 //!
 //! | type | name | idea |
 //! |---|---|---|

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use aso_backbones::Backbone;
 use aso_lora::LoraWeights;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use nalgebra::DMatrix;
 
 use super::{Method, MethodState, Structure, TaskContext};
 use crate::TrainerError;
 use crate::config::MethodName;
 
-/// One adapter, merged after each task (SLAO, Qiao & Mahdavi 2026, "Merge before Forget"). Memory does not grow.
+/// One adapter, merged after each task (SLAO, [Qiao & Mahdavi 2026](https://arxiv.org/abs/2512.23017)). Memory does not grow.
 ///
 /// Task i > 1 starts from `A = Q^T` with `Q R = A_{i-1}^T` (orthonormal rows that span what the last task's A spans) and
 /// `B = B_{i-1}`, both as trained on task i - 1. Afterwards
@@ -22,6 +22,8 @@ pub struct Slao {
     trained: BTreeMap<String, LoraWeights>,
     /// Merged B, by layer.
     merged: BTreeMap<String, Vec<f32>>,
+    /// Where the state's matrices go: the model's.
+    device: Option<Device>,
 }
 
 impl<M: Backbone> Method<M> for Slao {
@@ -38,6 +40,7 @@ impl<M: Backbone> Method<M> for Slao {
         model: &mut M,
         _context: &TaskContext<'_>,
     ) -> Result<(), TrainerError> {
+        self.device = Some(model.device().without_autodiff());
         model.visit_linears_mut(&mut |layer| {
             let dropout = layer.active().map(|active| active.dropout);
             if let (Some(dropout), Some(trained)) = (dropout, self.trained.get(layer.name())) {
@@ -75,12 +78,14 @@ impl<M: Backbone> Method<M> for Slao {
 
     fn state(&self) -> MethodState {
         let mut state = MethodState::default();
+        let Some(device) = &self.device else {
+            return state;
+        };
         let mut scalings = serde_json::Map::new();
-        let device = burn::tensor::Device::default();
         for (name, weights) in &self.trained {
             let mut insert = |what: &str, values: &[f32], shape: [usize; 2]| {
                 let data = TensorData::new(values.to_vec(), shape);
-                let tensor = Tensor::from_data(data, &device);
+                let tensor = Tensor::from_data(data, device);
                 state.tensors.insert(format!("{name}{what}"), tensor);
             };
             let LoraWeights {
@@ -99,26 +104,23 @@ impl<M: Backbone> Method<M> for Slao {
         state
     }
 
-    fn restore(&mut self, state: MethodState) -> Result<(), serde_json::Error> {
-        *self = Self::default();
+    fn restore(&mut self, mut state: MethodState) -> Result<(), serde_json::Error> {
+        self.trained.clear();
+        self.merged.clear();
         if state.is_empty() {
             return Ok(());
         }
-        let scalings: BTreeMap<String, f64> = serde_json::from_value(state.values)?;
-        let values = |name: String| {
-            let tensor = state.tensors.get(&name)?.clone();
-            let shape = tensor.dims();
-            Some((tensor.into_data().iter::<f32>().collect::<Vec<_>>(), shape))
-        };
+        let scalings: BTreeMap<String, f64> = serde_json::from_value(state.values.take())?;
         for (name, scaling) in scalings {
-            let a = values(format!("{name}{TRAINED_A}"));
-            let b = values(format!("{name}{TRAINED_B}"));
-            let (Some((a, [rank, d_in])), Some((b, [d_out, _]))) = (a, b) else {
-                continue;
+            let mut values = |what: &str| {
+                let tensor = state.take(&format!("{name}{what}"))?;
+                let shape = tensor.dims();
+                let values = tensor.into_data().iter::<f32>().collect::<Vec<_>>();
+                Ok::<_, serde_json::Error>((values, shape))
             };
-            if let Some((merged, _)) = values(format!("{name}{MERGED_B}")) {
-                self.merged.insert(name.clone(), merged);
-            }
+            let (a, [rank, d_in]) = values(TRAINED_A)?;
+            let (b, [d_out, _]) = values(TRAINED_B)?;
+            let (merged, _) = values(MERGED_B)?;
             let weights = LoraWeights {
                 a,
                 b,
@@ -127,6 +129,7 @@ impl<M: Backbone> Method<M> for Slao {
                 d_out,
                 scaling,
             };
+            self.merged.insert(name.clone(), merged);
             self.trained.insert(name, weights);
         }
         Ok(())

@@ -6,8 +6,8 @@ use burn::tensor::Tensor;
 use super::{Method, Penalty, TaskInfo};
 use crate::config::MethodName;
 
-/// One subspace per task whose update is sparse, so that the updates of two tasks rarely meet in an entry (N-LoRA, Yang
-/// et al. 2025, COLING): `CE + lambda sum_m |B_t A_t|_1`, from the first task on.
+/// One subspace per task whose update is sparse, so that the updates of two tasks rarely meet in an entry (N-LoRA,
+/// [Yang et al. 2025](https://arxiv.org/abs/2410.10179), COLING): `CE + lambda sum_m |B_t A_t|_1`, from the first task on.
 #[derive(Debug, Clone, Copy)]
 pub struct NLora {
     lambda: f64,

@@ -31,6 +31,15 @@ impl MethodState {
         self.values.is_null() && self.tensors.is_empty()
     }
 
+    /// Takes a matrix out.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub(super) fn take(&mut self, name: &str) -> Result<Tensor<2>, serde_json::Error> {
+        let missing = || serde::de::Error::custom(format!("no matrix `{name}`"));
+        self.tensors.remove(name).ok_or_else(missing)
+    }
+
     /// The matrices as a safetensors file.
     pub(crate) fn tensor_bytes(&self) -> Result<Vec<u8>, SafeTensorError> {
         let stored: Vec<(&str, [usize; 2], Vec<u8>)> = self

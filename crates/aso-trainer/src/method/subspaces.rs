@@ -20,7 +20,8 @@ impl From<PenaltyKind> for OrthogonalityPenalty {
     }
 }
 
-/// One adapter trained on one task after another (SeqLoRA in the papers): nothing is protected.
+/// One adapter trained on one task after another: nothing is protected (SeqLoRA among the baselines of
+/// [Wang et al. 2023](https://arxiv.org/abs/2310.14152)).
 #[derive(Debug, Clone, Copy)]
 pub struct SeqLora;
 
@@ -34,7 +35,7 @@ impl<M: Backbone> Method<M> for SeqLora {
     }
 }
 
-/// One subspace per task without orthogonality (IncLoRA, Wang et al. 2023): `CE + lambda2 N`.
+/// One subspace per task without orthogonality (IncLoRA, [Wang et al. 2023](https://arxiv.org/abs/2310.14152)): `CE + lambda2 N`.
 #[derive(Debug, Clone, Copy)]
 pub struct IncLora;
 
@@ -48,7 +49,7 @@ impl<M: Backbone> Method<M> for IncLora {
     }
 }
 
-/// One subspace per task, all fully isolated (O-LoRA, Wang et al. 2023): `CE + lambda1 O + lambda2 N`.
+/// One subspace per task, all fully isolated (O-LoRA, [Wang et al. 2023](https://arxiv.org/abs/2310.14152)): `CE + lambda1 O + lambda2 N`.
 #[derive(Debug, Clone)]
 pub struct OLora {
     isolation: Isolation,
