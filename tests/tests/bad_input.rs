@@ -459,6 +459,21 @@ fn malformed_data() {
     let config =
         "[data]\nformat = \"cl-benchmark\"\npath = \"data\"\n[stream]\ntasks = [\"tinny\"]\n";
     run_config(dir.path(), config, &["unknown task `tinny`", "tiny"]);
+    let twice = config.replace("[\"tinny\"]", "[\"tiny\", \"SC/tiny\"]");
+    run_config(
+        dir.path(),
+        &twice,
+        &["stream.tasks", "`tiny`", "`SC/tiny`", "same task"],
+    );
+    let both = config.replace(
+        "[\"tinny\"]",
+        "[\"tiny\"]\n[eval]\ngeneral_tasks = [\"SC/tiny\"]",
+    );
+    run_config(
+        dir.path(),
+        &both,
+        &["eval.general_tasks", "`SC/tiny`", "same task"],
+    );
     let config = "[data]\nformat = \"jsonl\"\npath = \"lines\"\n[stream]\ntasks = [\"own\"]\n";
     let own = dir.path().join("lines/own");
     fs::create_dir_all(&own).unwrap();

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 
 use aso_tests::{assert_close, fixture, read_tensors, shared};
-use common::{results, run, succeed, text};
+use common::{fail, results, run, succeed, text};
 
 /// `aso probe` against the fixtures, with the whole stack of adapters.
 #[test]
@@ -363,6 +363,15 @@ fn evaluation_and_prediction_agree_with_the_run() {
         let arguments = ["predict", "--run", text(&out), "--input", text(&input)];
         succeed(&[&arguments[..], &["--output", text(&of_run)]].concat());
         assert_eq!(fs::read(&of_run).unwrap(), fs::read(&output).unwrap());
+        // Before its first task is learned a run would answer as the backbone does.
+        let state = out.join("state.json");
+        let finished = fs::read(&state).unwrap();
+        let mut unlearned: serde_json::Value = serde_json::from_slice(&finished).unwrap();
+        unlearned["trained"] = 0.into();
+        fs::write(&state, unlearned.to_string()).unwrap();
+        let arguments = [&arguments[..], &["--output", text(&of_run)]].concat();
+        fail(&arguments, &[text(&out), "has not trained a task yet"]);
+        fs::write(&state, finished).unwrap();
         let lines: Vec<serde_json::Value> = fs::read_to_string(&output)
             .unwrap()
             .lines()

@@ -103,7 +103,7 @@ pub(crate) struct DemoArgs {
     /// The built-in model that learns
     #[arg(long, value_enum, default_value_t = DemoModel::T5)]
     pub(crate) model: DemoModel,
-    /// Keep the two run directories, DIR/seq-lora and DIR/aso-lora
+    /// Keep the two run directories, DIR/seq-lora and DIR/aso-lora; the same command goes on after an interruption. Without it nothing is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Seed of subspaces, dropout and order

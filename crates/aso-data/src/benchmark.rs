@@ -188,6 +188,10 @@ impl TaskSource for ClDataset {
         &self.entry.dataset
     }
 
+    fn id(&self) -> String {
+        self.entry.full_name()
+    }
+
     fn labels(&self) -> Option<&[String]> {
         Some(&self.labels)
     }

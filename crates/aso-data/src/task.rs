@@ -12,6 +12,11 @@ pub trait TaskSource: Debug + Send + Sync {
     /// The task's name as it is spelled in its source.
     fn name(&self) -> &str;
 
+    /// What tells it from all other tasks of its library, however it was asked for.
+    fn id(&self) -> String {
+        self.name().to_owned()
+    }
+
     /// The answers that are possible; `None` if the task is not a classification.
     fn labels(&self) -> Option<&[String]>;
 

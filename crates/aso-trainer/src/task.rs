@@ -1,5 +1,7 @@
 //! Tasks ready for training and evaluation.
 
+use std::collections::BTreeMap;
+
 use aso_data::{
     AnswerSet, EncodedExample, Example, ExampleCaps, Metric, Split, TaskData, TaskLibrary,
     TaskSource,
@@ -53,6 +55,8 @@ impl RunTasks {
         vocabulary: usize,
     ) -> Result<Self, TrainerError> {
         let names = config.tasks()?;
+        let general = config.eval.general_tasks.as_deref().unwrap_or_default();
+        check_distinct(library, &names, general)?;
         let evaluated = |names: &[String], config: &RunConfig| {
             names
                 .iter()
@@ -67,7 +71,6 @@ impl RunTasks {
                 check_dev(library.task(name)?.as_ref(), name, "`train.select`")?;
             }
         }
-        let general = config.eval.general_tasks.as_deref().unwrap_or_default();
         Ok(Self {
             stream: stream.collect::<Result<_, _>>()?,
             dev: match config.train.select {
@@ -77,6 +80,37 @@ impl RunTasks {
             general: evaluated(general, config)?,
         })
     }
+}
+
+/// That no task is learned twice, or learned and asked for as one that is not, under two of its names (`amazon`, `SC/amazon`).
+fn check_distinct(
+    library: &dyn TaskLibrary,
+    stream: &[String],
+    general: &[String],
+) -> Result<(), TrainerError> {
+    let keyed = |key, names: &[String]| {
+        names
+            .iter()
+            .map(move |name| (key, name.clone()))
+            .collect::<Vec<_>>()
+    };
+    let mut seen = BTreeMap::new();
+    for (key, name) in [
+        keyed("stream.tasks", stream),
+        keyed("eval.general_tasks", general),
+    ]
+    .concat()
+    {
+        let id = library.task(&name)?.id();
+        if let Some(first) = seen.insert(id, name.clone()) {
+            return Err(TrainerError::SameTask {
+                key,
+                first,
+                second: name,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// That a task has a dev split, for what `wanted_by` chooses on it; a warning if it is the test split.

@@ -59,6 +59,7 @@ fn run_method(
     config.seed = args.seed.unwrap_or(config.seed);
     config.validate()?;
     let mut observer = terminal.observer(config.train.log_every);
-    let run = Run::open(config, &out.join(method.as_str()), false)?;
+    // A demo that was interrupted goes on where it was stopped.
+    let run = Run::open(config, &out.join(method.as_str()), true)?;
     Ok(run.execute(device, &mut observer, &*stop_flag()?)?)
 }

@@ -96,7 +96,9 @@ impl Source {
 
     fn from_run(run: &Path, set: &[String]) -> anyhow::Result<Self> {
         let config = RunConfig::load(&run.join(CONFIG_FILE), set)?;
+        // Without an adapter the answers would be those of the backbone.
         let state = RunState::read(run)?
+            .filter(|state| state.trained > 0)
             .with_context(|| format!("{}: the run has not trained a task yet", run.display()))?;
         let mut trained = config.tasks()?;
         trained.truncate(state.trained);
