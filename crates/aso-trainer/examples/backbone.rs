@@ -2,7 +2,10 @@
 //! folder.
 //!
 //! `cargo run --release -p aso-trainer --example backbone -- [--arch t5|llama] [--data DIR] [--out DIR]
-//! [--steps N | --hours H] [--seed N]`
+//! [--steps N | --hours H] [--seed N] [--device flex|default]`
+//!
+//! `default` is the device that Burn prefers among the backends that are compiled in: `cargo xtask backbone --backend vulkan`
+//! builds with one more and passes it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,8 +25,8 @@ use burn::tensor::Device;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str =
-    "usage: backbone [--arch t5|llama] [--data DIR] [--out DIR] [--steps N | --hours H] [--seed N]";
+const USAGE: &str = "usage: backbone [--arch t5|llama] [--data DIR] [--out DIR] [--steps N | --hours H] [--seed N] \
+                     [--device flex|default]";
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
@@ -46,12 +49,13 @@ struct Arguments {
     config: PretrainConfig,
     data: Option<PathBuf>,
     out: PathBuf,
+    device: Device,
 }
 
 impl Arguments {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let (mut arch, mut data, mut out) = ("t5".to_owned(), None, None);
-        let (mut length, mut seed) = (None, None);
+        let (mut length, mut seed, mut device) = (None, None, Device::flex());
         while let Some(option) = arguments.next() {
             let value = arguments
                 .next()
@@ -74,6 +78,11 @@ impl Arguments {
                     _ => return Err(wrong()),
                 },
                 "--seed" => seed = Some(count()?),
+                "--device" => match value.as_str() {
+                    "flex" => device = Device::flex(),
+                    "default" => device = Device::default(),
+                    _ => return Err(format!("--device {value}: expected flex or default")),
+                },
                 _ => return Err(format!("unknown option {option}")),
             }
         }
@@ -96,13 +105,18 @@ impl Arguments {
             config,
             data,
             out: out.unwrap_or(default),
+            device,
         })
     }
 }
 
 fn run(arguments: &Arguments) -> Result<(), PretrainError> {
-    let Arguments { config, data, out } = arguments;
-    let device = Device::flex();
+    let Arguments {
+        config,
+        data,
+        out,
+        device,
+    } = arguments;
     let start = Instant::now();
     let (material, keep) = match data {
         None => (PretrainData::Generated, None),
@@ -130,7 +144,7 @@ fn run(arguments: &Arguments) -> Result<(), PretrainError> {
         }
     };
     let never = AtomicBool::new(false);
-    let pretrained = pretrain(config, &material, keep.as_deref(), &device, report, &never)?;
+    let pretrained = pretrain(config, &material, keep.as_deref(), device, report, &never)?;
     let Some(pretrained) = pretrained else {
         return Ok(());
     };

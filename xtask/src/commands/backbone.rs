@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// the program's own model is; with --data, t5-small-corpus or llama-small-corpus]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Train on another backend than the CPU's, as the features of aso-cli are called: vulkan, cuda, ..
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
     /// Further arguments of the `backbone` example of aso-trainer
     #[arg(last = true, value_name = "ARGS")]
     example_args: Vec<OsString>,
@@ -34,17 +37,22 @@ pub(crate) struct Args {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     // `cargo run` knows no --workspace, and a package built alone has other features than in all other builds.
     let build = ["build", "--release", "--locked", "--workspace"];
-    execute(
-        workspace
-            .cargo()
-            .args(build)
-            .args(["--example", "backbone"]),
-    )?;
+    let mut build = workspace
+        .cargo()
+        .args(build)
+        .args(["--example", "backbone"]);
+    if let Some(backend) = &args.backend {
+        build = build.args(["--features", &format!("aso-cli/{backend}")]);
+    }
+    execute(build)?;
     let program = workspace
         .target_dir()
         .join("release/examples/backbone")
         .with_extension(env::consts::EXE_EXTENSION);
     let mut command = workspace.shell().cmd(program).args(["--arch", &args.arch]);
+    if args.backend.is_some() {
+        command = command.args(["--device", "default"]);
+    }
     if let Some(data) = &args.data {
         command = command.arg("--data").arg(workspace.path(data));
     }

@@ -529,6 +529,8 @@ impl Pretrained {
 mod tests {
     use std::sync::atomic::Ordering;
 
+    use aso_backbones::{AutoModel, ModelKind};
+
     use super::*;
 
     /// Texts about two things.
@@ -606,6 +608,65 @@ mod tests {
         };
         let refused = pretrain(&other, &data, Some(&keep), &device, &mut |_| {}, &never);
         assert!(matches!(refused, Err(PretrainError::OtherRun { .. })));
+    }
+
+    /// How many steps an hour has is known after some of them, and stays so.
+    #[test]
+    fn a_length_in_hours_becomes_steps() {
+        let config = PretrainConfig {
+            length: PretrainLength::Hours(1e-9),
+            ..config()
+        };
+        let data = PretrainData::Corpus(corpus());
+        let never = AtomicBool::new(false);
+        let dir = tempfile::tempdir().unwrap();
+        let keep = dir.path().join("training");
+        let run = |stop: &AtomicBool| {
+            let mut seen = Vec::new();
+            let mut report =
+                |progress: PretrainProgress| seen.push((progress.step, progress.steps));
+            let trained = pretrain(
+                &config,
+                &data,
+                Some(&keep),
+                &Device::flex(),
+                &mut report,
+                stop,
+            );
+            (trained.unwrap(), seen)
+        };
+        assert_eq!(run(&AtomicBool::new(true)), (None, vec![]));
+        let (whole, seen) = run(&never);
+        // The shortest that can be timed.
+        assert_eq!(seen, [(40, Some(40))]);
+        assert!(run(&never) == (whole, vec![]), "nothing is left to do");
+    }
+
+    #[test]
+    fn a_llama_learns_from_texts_too() {
+        let mut config = PretrainConfig::corpus_llama();
+        if let PretrainModel::Llama { config, .. } = &mut config.model {
+            config.hidden_size = 16;
+            config.intermediate_size = 32;
+            config.num_hidden_layers = 1;
+            config.num_attention_heads = 2;
+            config.num_key_value_heads = Some(1);
+        }
+        let config = PretrainConfig {
+            vocabulary: 300,
+            batch_size: 2,
+            max_source: 64,
+            length: PretrainLength::Steps(4),
+            warmup_steps: 2,
+            ..config
+        };
+        let data = PretrainData::Corpus(corpus());
+        let never = AtomicBool::new(false);
+        let trained = pretrain(&config, &data, None, &Device::flex(), &mut |_| {}, &never);
+        let dir = tempfile::tempdir().unwrap();
+        trained.unwrap().unwrap().save(dir.path()).unwrap();
+        let loaded = AutoModel::from_pretrained(dir.path(), FloatDtype::F32, &Device::flex());
+        assert_eq!(loaded.unwrap().kind(), ModelKind::Causal);
     }
 
     #[test]
