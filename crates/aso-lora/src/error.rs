@@ -125,9 +125,31 @@ pub enum LoraError {
         found: String,
     },
     /// A weight is not finite.
-    #[error("refusing to write `{tensor}`: it holds a value that is not finite")]
+    #[error("{origin}: tensor `{tensor}` holds a value that is not finite")]
     NotFinite {
+        /// The file, or the adapter's name.
+        origin: String,
         /// The tensor.
         tensor: String,
+    },
+    /// A low-rank pair that nothing can be computed with.
+    #[error("`{field}` of a low-rank pair is {found}; expected {expected}")]
+    InvalidWeights {
+        /// The field of [`LoraWeights`](crate::LoraWeights).
+        field: &'static str,
+        /// What is accepted.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// An adapter holds such a pair.
+    #[error("{origin}: module `{module}`: {source}")]
+    Module {
+        /// The folder, or the adapter's name.
+        origin: String,
+        /// The module of the adapter.
+        module: String,
+        /// What is wrong with its pair.
+        source: Box<LoraError>,
     },
 }

@@ -98,8 +98,8 @@ pub trait AdapterHost {
     /// Installs an adapter as the active subspace.
     ///
     /// # Errors
-    /// [`LoraError::UnknownModule`] or [`LoraError::Shape`] if it does not fit; the model is then
-    /// unchanged.
+    /// [`LoraError::UnknownModule`] or [`LoraError::Shape`] if it does not fit, [`LoraError::Module`] if a pair fails
+    /// [`LoraWeights::check`]; the model is then unchanged.
     fn set_active(&mut self, adapter: &Adapter, dropout: f64) -> Result<(), LoraError> {
         check_fit(self, adapter)?;
         self.visit_linears_mut(&mut |layer| match adapter.weights.get(layer.name()) {
@@ -145,6 +145,7 @@ fn no_target<H: AdapterHost + ?Sized>(host: &H, targets: &TargetModules) -> Lora
 }
 
 fn check_fit<H: AdapterHost + ?Sized>(host: &H, adapter: &Adapter) -> Result<(), LoraError> {
+    adapter.check()?;
     let mut dims = BTreeMap::new();
     host.visit_linears(&mut |layer| {
         dims.insert(layer.name().to_owned(), layer.dims());

@@ -29,31 +29,29 @@ pub struct Subspace {
 }
 
 impl Subspace {
-    /// A fresh subspace: `A ~ U(-1/sqrt(d_in), 1/sqrt(d_in))` (Kaiming-uniform with a = sqrt 5, as in
-    /// PEFT), `B = 0`.
+    /// The values of a fresh subspace: `A ~ U(-1/sqrt(d_in), 1/sqrt(d_in))` (Kaiming-uniform with a = sqrt 5,
+    /// as in PEFT), `B = 0`.
     ///
     /// `A` is a function of `(seed, task, module)` alone.
-    fn init(
+    fn fresh(
         config: &LoraConfig,
         [d_in, d_out]: [usize; 2],
         (seed, task, module): (u64, u64, &str),
-        device: &Device,
-    ) -> Self {
+    ) -> LoraWeights {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(site(module) ^ task.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let bound = 1.0 / (d_in as f32).sqrt();
         let a = (0..config.rank * d_in)
             .map(|_| rng.random_range(-bound..bound))
             .collect();
-        let weights = LoraWeights {
+        LoraWeights {
             a,
             b: vec![0.0; d_out * config.rank],
             rank: config.rank,
             d_in,
             d_out,
             scaling: config.scaling(),
-        };
-        Self::from_weights(&weights, config.dropout, module, device)
+        }
     }
 
     /// A trainable subspace with the given values.
@@ -332,23 +330,21 @@ impl LoraLinear {
     }
 
     /// Starts a fresh subspace (see [`Subspace`]); an active one is replaced.
+    ///
+    /// # Panics
+    /// Panics if the rank is 0 or the scaling is not finite; [`AdapterHost`](crate::AdapterHost) checks the configuration first.
     pub fn start_subspace(&mut self, config: &LoraConfig, seed: u64, task: u64) {
-        let device = self.weight.val().device().without_autodiff();
         let key = (seed, task, self.name.as_str());
-        self.active = Some(Subspace::init(config, self.dims(), key, &device));
+        let weights = Subspace::fresh(config, self.dims(), key);
+        self.set_active(&weights, config.dropout);
     }
 
     /// Installs given values as the active subspace.
     ///
     /// # Panics
-    /// Panics if the shapes do not fit the layer; [`AdapterHost`](crate::AdapterHost) checks them first.
+    /// Panics if the values fail [`LoraWeights::check`] or do not fit the layer; [`AdapterHost`](crate::AdapterHost) checks first.
     pub fn set_active(&mut self, weights: &LoraWeights, dropout: f64) {
-        assert_eq!(
-            [weights.d_in, weights.d_out],
-            self.dims(),
-            "subspace of `{}`",
-            self.name
-        );
+        self.assert_fit(weights);
         let device = self.weight.val().device().without_autodiff();
         self.active = Some(Subspace::from_weights(
             weights, dropout, &self.name, &device,
@@ -359,7 +355,7 @@ impl LoraLinear {
     /// [`fold`](Self::fold) again.
     ///
     /// # Panics
-    /// Panics if the shapes do not fit the layer.
+    /// Panics if the values fail [`LoraWeights::check`] or do not fit the layer.
     pub fn push_frozen(&mut self, weights: &LoraWeights) {
         self.push_frozen_of(weights, self.frozen_tasks());
     }
@@ -368,25 +364,32 @@ impl LoraLinear {
     /// alone.
     ///
     /// # Panics
-    /// Panics if the shapes do not fit the layer, or if it has a subspace of that task or of a later one.
+    /// As [`push_frozen`](Self::push_frozen), and if there is a subspace of that task or of a later one.
     pub fn push_frozen_of(&mut self, weights: &LoraWeights, task: usize) {
         assert!(
             task >= self.frozen_tasks(),
             "`{}`: subspaces are in the order of their tasks",
             self.name
         );
-        assert_eq!(
-            [weights.d_in, weights.d_out],
-            self.dims(),
-            "subspace of `{}`",
-            self.name
-        );
+        self.assert_fit(weights);
         let device = self.weight.val().device().without_autodiff();
         match &mut self.frozen {
             Some(stack) => stack.push(weights, task),
             None => self.frozen = Some(FrozenStack::new(weights, task, &device)),
         }
         self.unfold();
+    }
+
+    fn assert_fit(&self, weights: &LoraWeights) {
+        if let Err(error) = weights.check() {
+            panic!("subspace of `{}`: {error}", self.name);
+        }
+        assert_eq!(
+            [weights.d_in, weights.d_out],
+            self.dims(),
+            "subspace of `{}`",
+            self.name
+        );
     }
 
     /// One more than the last task with a frozen subspace here.
@@ -403,7 +406,7 @@ impl LoraLinear {
     /// [`freeze_active`](Self::freeze_active) of task `task`, as in [`push_frozen_of`](Self::push_frozen_of).
     ///
     /// # Panics
-    /// Panics if there is a subspace of that task or of a later one.
+    /// As [`push_frozen_of`](Self::push_frozen_of).
     pub fn freeze_active_of(&mut self, task: usize) {
         if let Some(active) = self.active.take() {
             self.push_frozen_of(&active.to_weights(), task);

@@ -46,6 +46,39 @@ pub struct LoraWeights {
     pub scaling: f64,
 }
 
+impl LoraWeights {
+    /// Whether the fields belong together. Says nothing about single weights.
+    ///
+    /// # Errors
+    /// [`LoraError::InvalidWeights`] if `A` or `B` has another length than its shape says, if the rank is 0 or if the scaling is
+    /// not finite.
+    pub fn check(&self) -> Result<(), LoraError> {
+        let invalid = |field, expected: &dyn fmt::Display, found: &dyn fmt::Display| {
+            Err(LoraError::InvalidWeights {
+                field,
+                expected: expected.to_string(),
+                found: found.to_string(),
+            })
+        };
+        if self.rank == 0 {
+            return invalid("rank", &"at least 1", &self.rank);
+        }
+        if !self.scaling.is_finite() {
+            return invalid("scaling", &"a finite number", &self.scaling);
+        }
+        for (field, values, [rows, columns]) in [
+            ("a", &self.a, [self.rank, self.d_in]),
+            ("b", &self.b, [self.d_out, self.rank]),
+        ] {
+            if rows.checked_mul(columns) != Some(values.len()) {
+                let expected = format_args!("{rows} x {columns} values");
+                return invalid(field, &expected, &format_args!("{} values", values.len()));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How the adapters of a run relate to one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -383,13 +416,14 @@ impl Adapter {
             path: weights_path.clone(),
             source,
         })?;
-        let weights = read_weights(&weights_path, &settings, &file)?;
-        Ok(Self {
+        let adapter = Self {
             origin: dir.display().to_string(),
+            weights: read_weights(&weights_path, &settings, &file)?,
             config,
-            weights,
             sidecar,
-        })
+        };
+        adapter.check()?;
+        Ok(adapter)
     }
 
     /// Writes the adapter into the folder `dir` (created if need be), so that PEFT's
@@ -397,8 +431,10 @@ impl Adapter {
     /// whole or not at all; the caller decides where a folder becomes visible.
     ///
     /// # Errors
-    /// [`LoraError::NotFinite`] before anything is written, [`LoraError::Io`] otherwise.
+    /// [`LoraError::Module`] for a pair that fails [`LoraWeights::check`] and [`LoraError::NotFinite`], before anything is written;
+    /// [`LoraError::Io`]; [`LoraError::Safetensors`] and [`LoraError::Json`] for values that those formats cannot hold.
     pub fn save(&self, dir: &Path) -> Result<(), LoraError> {
+        self.check()?;
         let mut tensors = Vec::with_capacity(2 * self.weights.len());
         for (module, weights) in &self.weights {
             let halves = [
@@ -407,9 +443,7 @@ impl Adapter {
             ];
             for (half, values, shape) in halves {
                 let name = format!("{PREFIX}{module}.{half}.weight");
-                if !values.iter().all(|value| value.is_finite()) {
-                    return Err(LoraError::NotFinite { tensor: name });
-                }
+                check_finite(&self.origin, &name, values)?;
                 tensors.push((name, FloatView { values, shape }));
             }
         }
@@ -429,6 +463,28 @@ impl Adapter {
             write_json(&dir.join(SIDECAR_FILE), &serde_json::json!(sidecar))?;
         }
         Ok(())
+    }
+
+    /// [`LoraWeights::check`] of every module.
+    pub(crate) fn check(&self) -> Result<(), LoraError> {
+        self.weights.iter().try_for_each(|(module, weights)| {
+            weights.check().map_err(|source| LoraError::Module {
+                origin: self.origin.clone(),
+                module: module.clone(),
+                source: Box::new(source),
+            })
+        })
+    }
+}
+
+fn check_finite(origin: &dyn fmt::Display, tensor: &str, values: &[f32]) -> Result<(), LoraError> {
+    if values.iter().all(|value| value.is_finite()) {
+        Ok(())
+    } else {
+        Err(LoraError::NotFinite {
+            origin: origin.to_string(),
+            tensor: tensor.to_owned(),
+        })
     }
 }
 
@@ -554,6 +610,7 @@ fn read_weights(
                     tensor: tensor.clone(),
                     found: format!("{:?}", view.dtype()),
                 })?;
+            check_finite(&path.display(), &tensor, &values)?;
             Ok::<_, LoraError>((values, shape[1 - rank_axis]))
         };
         let (a, d_in) = half("lora_A", 0)?;

@@ -277,6 +277,97 @@ fn of_several_patterns_the_first_one_in_the_file_counts() {
     assert_eq!(scalings(), [3.0, 7.0, 5.0]);
 }
 
+/// In memory, and in a file that another program wrote.
+#[test]
+fn values_that_nothing_can_be_computed_with_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = |weights| Adapter {
+        origin: "news".into(),
+        config: PeftConfig {
+            r: 2,
+            ..PeftConfig::default()
+        },
+        weights: BTreeMap::from([("block.q".to_owned(), weights)]),
+        sidecar: None,
+    };
+    let sound = weights(1, 2, 1.0);
+    let short = LoraWeights {
+        a: vec![0.0; 11],
+        ..sound.clone()
+    };
+    let infinite = LoraWeights {
+        scaling: f64::INFINITY,
+        ..sound.clone()
+    };
+    for (weights, expected) in [
+        (
+            short,
+            "`a` of a low-rank pair is 11 values; expected 2 x 6 values",
+        ),
+        (
+            infinite,
+            "`scaling` of a low-rank pair is inf; expected a finite number",
+        ),
+        (
+            weights(1, 0, 1.0),
+            "`rank` of a low-rank pair is 0; expected at least 1",
+        ),
+    ] {
+        let adapter = adapter(weights);
+        let expected = format!("news: module `block.q`: {expected}");
+        let mut host = One(layer(5, &[], None));
+        for found in [
+            adapter.save(dir.path()),
+            host.set_active(&adapter, 0.0),
+            host.push_frozen(&adapter),
+        ] {
+            assert_eq!(found.unwrap_err().to_string(), expected);
+        }
+        assert!(host.0.active().is_none() && host.0.frozen().is_none());
+    }
+    let mut broken = sound.clone();
+    broken.b[3] = f32::NAN;
+    let error = adapter(broken).save(dir.path()).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "news: tensor `base_model.model.block.q.lora_B.weight` holds a value that is not finite"
+    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+
+    adapter(sound.clone()).save(dir.path()).unwrap();
+    let path = dir.path().join("adapter_model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&f32::NEG_INFINITY.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let error = Adapter::load(dir.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("adapter_model.safetensors") && error.contains("not finite"),
+        "{error}"
+    );
+    let empty = |shape| safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &[]);
+    let tensors = [
+        ("A", empty(vec![0, D_IN]).unwrap()),
+        ("B", empty(vec![D_OUT, 0]).unwrap()),
+    ]
+    .map(|(half, view)| (format!("base_model.model.block.q.lora_{half}.weight"), view));
+    std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let config = r#"{"peft_type": "LORA", "r": 0}"#;
+    std::fs::write(dir.path().join("adapter_config.json"), config).unwrap();
+    let error = Adapter::load(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("`rank` of a low-rank pair is 0"), "{error}");
+}
+
+#[test]
+#[should_panic(expected = "subspace of `block.q`: `rank` of a low-rank pair is 0")]
+fn a_layer_refuses_a_subspace_without_rank() {
+    let config = LoraConfig {
+        rank: 0,
+        ..LoraConfig::default()
+    };
+    layer(5, &[], None).start_subspace(&config, 0, 0);
+}
+
 struct Two([LoraLinear; 2]);
 
 impl AdapterHost for Two {
