@@ -94,6 +94,7 @@ pub fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f64)
 /// # Panics
 /// Panics if the fixture is missing or a file cannot be written.
 pub fn write_adapters(dir: &Path) {
+    use aso_lora::peft::SIDECAR_FORMAT;
     use aso_lora::{Adapter, AdapterHost, AdapterKind, LoraConfig, PeftConfig, Sidecar};
     let mut model = aso_backbones::t5::T5ForConditionalGeneration::from_pretrained(
         &fixture("t5/v1_0"),
@@ -121,7 +122,7 @@ pub fn write_adapters(dir: &Path) {
             config: PeftConfig::new(&config, "SEQ_2_SEQ_LM", None),
             weights,
             sidecar: Some(Sidecar {
-                format: 1,
+                format: SIDECAR_FORMAT,
                 task: task.clone(),
                 order,
                 kind: AdapterKind::Subspace,

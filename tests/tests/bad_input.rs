@@ -392,6 +392,9 @@ fn adapters_that_do_not_fit() {
     sidecar["kind"] = "whatever".into();
     fs::write(&path, sidecar.to_string()).unwrap();
     probe(&["aso_subspace.json", "whatever"]);
+    sidecar["format"] = 2.into();
+    fs::write(&path, sidecar.to_string()).unwrap();
+    probe(&["aso_subspace.json", "format 2", "expected 1"]);
     fs::remove_file(&path).unwrap();
     edit_header(&adapter.join("adapter_model.safetensors"), |header| {
         let name = "base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight";

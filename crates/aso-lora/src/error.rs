@@ -54,6 +54,16 @@ pub enum LoraError {
         /// The reason.
         source: Box<regex::Error>,
     },
+    /// The sidecar was written by another version.
+    #[error("{path}: sidecar format {found}; expected {expected}", path = path.display())]
+    SidecarFormat {
+        /// `aso_subspace.json`.
+        path: PathBuf,
+        /// The format this version reads.
+        expected: u32,
+        /// The format found.
+        found: u32,
+    },
     /// A tensor name is not of the form `base_model.model.<module>.lora_{A,B}.weight`.
     #[error("{path}: tensor `{tensor}` is not a LoRA weight; expected `base_model.model.<module>.lora_A.weight` or `.lora_B.weight`", path = path.display())]
     UnknownTensor {

@@ -26,6 +26,8 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// This project's sidecar.
 pub const SIDECAR_FILE: &str = "aso_subspace.json";
+/// Layout version of the sidecar.
+pub const SIDECAR_FORMAT: u32 = 1;
 
 const PREFIX: &str = "base_model.model.";
 
@@ -92,7 +94,7 @@ pub enum AdapterKind {
 /// What this project adds to a PEFT directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sidecar {
-    /// Version of this file's layout, 1.
+    /// [`SIDECAR_FORMAT`].
     pub format: u32,
     /// Name of the task.
     pub task: String,
@@ -401,7 +403,7 @@ impl Adapter {
 
         let sidecar_path = dir.join(SIDECAR_FILE);
         let sidecar = if sidecar_path.exists() {
-            Some(read_json(&sidecar_path)?)
+            Some(read_sidecar(&sidecar_path)?)
         } else {
             tracing::warn!(
                 adapter = %dir.display(),
@@ -663,8 +665,23 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> LoraError {
     move |source| LoraError::Io { path, source }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LoraError> {
-    parse_json(path, &std::fs::read(path).map_err(io(path))?)
+fn read_sidecar(path: &Path) -> Result<Sidecar, LoraError> {
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+
+    let text = std::fs::read(path).map_err(io(path))?;
+    // First: another layout need not have the keys of this one.
+    let Version { format: found } = parse_json(path, &text)?;
+    if found != SIDECAR_FORMAT {
+        return Err(LoraError::SidecarFormat {
+            path: path.to_owned(),
+            expected: SIDECAR_FORMAT,
+            found,
+        });
+    }
+    parse_json(path, &text)
 }
 
 fn parse_json<T: serde::de::DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, LoraError> {

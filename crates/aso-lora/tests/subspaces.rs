@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use aso_lora::peft::{SIDECAR_FILE, SIDECAR_FORMAT};
 use aso_lora::{
     Adapter, AdapterHost, AdapterKind, AdapterScope, DropoutStream, ForwardContext, LoraConfig,
-    LoraLinear, LoraWeights, Patterns, PeftConfig, Sidecar, TargetModules,
+    LoraError, LoraLinear, LoraWeights, Patterns, PeftConfig, Sidecar, TargetModules,
 };
 use burn::nn::LinearConfig;
 use burn::tensor::{Device, Distribution, Tensor, TensorData, Tolerance};
@@ -197,7 +198,7 @@ proptest! {
                 ("b.v".to_owned(), weights(seed + 5, rank, lora.scaling())),
             ]),
             sidecar: Some(Sidecar {
-                format: 1,
+                format: SIDECAR_FORMAT,
                 task: "news".into(),
                 order: 2,
                 kind: AdapterKind::Subspace,
@@ -356,6 +357,31 @@ fn values_that_nothing_can_be_computed_with_are_refused() {
     std::fs::write(dir.path().join("adapter_config.json"), config).unwrap();
     let error = Adapter::load(dir.path()).unwrap_err().to_string();
     assert!(error.contains("`rank` of a low-rank pair is 0"), "{error}");
+}
+
+#[test]
+fn a_sidecar_of_another_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = Adapter {
+        origin: String::new(),
+        config: PeftConfig::default(),
+        weights: BTreeMap::new(),
+        sidecar: None,
+    };
+    adapter.save(dir.path()).unwrap();
+    // Whatever else it holds.
+    std::fs::write(dir.path().join(SIDECAR_FILE), r#"{"format": 2}"#).unwrap();
+    let error = Adapter::load(dir.path()).unwrap_err();
+    assert!(matches!(
+        error,
+        LoraError::SidecarFormat {
+            expected: 1,
+            found: 2,
+            ..
+        }
+    ));
+    let message = error.to_string();
+    assert!(message.ends_with("aso_subspace.json: sidecar format 2; expected 1"));
 }
 
 #[test]

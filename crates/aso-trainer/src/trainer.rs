@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use aso_backbones::{Backbone, GenerationConfig};
 use aso_data::EncodedExample;
+use aso_lora::peft::SIDECAR_FORMAT;
 use aso_lora::{
     Adapter, AdapterScope, DropoutStream, ForwardContext, LoraConfig, PeftConfig, Sidecar,
 };
@@ -881,7 +882,7 @@ impl<M: Backbone> Trainer<M> {
             config: config.with_patterns(&weights),
             weights,
             sidecar: Some(Sidecar {
-                format: 1,
+                format: SIDECAR_FORMAT,
                 task: task.name.clone(),
                 order: task.index,
                 kind: self.method.structure().adapter_kind(),
