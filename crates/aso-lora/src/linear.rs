@@ -191,6 +191,14 @@ impl FrozenStack {
 ///
 /// Without subspaces it is a plain linear layer. Which subspaces take part, and whether dropout and
 /// gradient tracking are on, is decided per forward pass by a [`ForwardContext`].
+///
+/// # Records and optimizers
+/// A record of Burn's (`Module::into_record`) holds the base weight and the active subspace, but no frozen ones: they are constants,
+/// which Burn leaves out and does not miss. Keep subspaces as adapters ([`Adapter::save`](crate::Adapter::save)).
+///
+/// Ids of parameters are functions of the layer's name, so that the state of an optimizer fits the same model in another process. The
+/// subspace of the next task has the ids of the last one, and Burn's `ModuleOptimizer` would go on with its moments: make a new
+/// optimizer for each task.
 #[derive(Module, Debug)]
 pub struct LoraLinear {
     /// `W` in Burn's layout, `[d_in, d_out]` (the transpose of PyTorch's). Folded and transposed copies are made of it: after a

@@ -10,7 +10,9 @@ use aso_lora::{
     Adapter, AdapterHost, AdapterKind, AdapterScope, DropoutStream, ForwardContext, LoraConfig,
     LoraError, LoraLinear, LoraWeights, Patterns, PeftConfig, Sidecar, TargetModules,
 };
+use burn::module::Module;
 use burn::nn::LinearConfig;
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Distribution, Tensor, TensorData, Tolerance};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
@@ -470,6 +472,47 @@ fn a_fresh_subspace_changes_nothing_and_is_reproducible() {
     assert_eq!(first, host.active_weights());
     host.start_subspace(&config, 42, 2).unwrap();
     assert_ne!(first, host.active_weights());
+}
+
+#[test]
+fn records_hold_no_frozen_subspaces() {
+    let past = layer(5, &[(2, 1.0)], None);
+    let loaded = layer(6, &[], None).load_record(past.clone().into_record());
+    assert!(loaded.frozen().is_none());
+    assert_eq!(
+        loaded.weight.val().into_data(),
+        past.weight.val().into_data()
+    );
+    // An active one is in the record, and wants a place.
+    let active = layer(5, &[], Some((2, 1.0))).into_record();
+    assert!(layer(6, &[], None).try_load_record(active).is_err());
+}
+
+#[test]
+fn the_next_subspace_inherits_the_moments_of_an_optimizer() {
+    let config = LoraConfig {
+        rank: 2,
+        ..LoraConfig::default()
+    };
+    let step = |layer: LoraLinear, optimizer: &mut ModuleOptimizer| {
+        let context = ForwardContext::training(None);
+        let loss = layer.forward(tensor::<2>(1, [3, D_IN]), &context).sum();
+        let gradients = GradientsParams::from_grads(loss.backward(), &layer);
+        optimizer.step(0.1, layer, gradients)
+    };
+    let mut next = layer(5, &[], None);
+    next.start_subspace(&config, 1, 0);
+    let mut kept = AdamWConfig::new().init();
+    next = step(next, &mut kept);
+    next.freeze_active();
+    next.start_subspace(&config, 1, 1);
+    let b = |optimizer: &mut ModuleOptimizer| {
+        let trained = step(next.clone(), optimizer);
+        trained.active().unwrap().to_weights().b
+    };
+    let fresh = b(&mut AdamWConfig::new().init());
+    assert_eq!(fresh, b(&mut AdamWConfig::new().init()));
+    assert_ne!(fresh, b(&mut kept));
 }
 
 #[test]
