@@ -151,6 +151,9 @@ impl Attributor {
     ///
     /// # Errors
     /// Those of [`BlockTaps::trace`].
+    ///
+    /// # Panics
+    /// Those of [`IntegratedGradients::attribute`].
     pub fn scores<M: BlockTaps>(
         &self,
         model: &M,
@@ -194,6 +197,9 @@ impl Attributor {
     ///
     /// # Errors
     /// Those of [`BlockTaps::trace`].
+    ///
+    /// # Panics
+    /// Those of [`IntegratedGradients::attribute`].
     pub fn measure<M: BlockTaps>(
         &self,
         model: &M,
@@ -222,6 +228,9 @@ impl Attributor {
     ///
     /// # Errors
     /// Those of [`BlockTaps::trace`].
+    ///
+    /// # Panics
+    /// Those of [`IntegratedGradients::attribute`].
     pub fn measure_tasks<M: BlockTaps>(
         &self,
         model: &M,

@@ -27,7 +27,7 @@ pub type AttributionScores = Vec<Vec<f64>>;
 /// Settings of the path integral.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct IntegratedGradients {
-    /// Number m of points on the path.
+    /// Number m of points on the path, at least 1.
     pub steps: usize,
     /// Where the points lie.
     pub rule: PathRule,
@@ -44,6 +44,7 @@ pub struct IntegratedGradients {
 impl IntegratedGradients {
     /// Points on the path.
     fn alphas(&self) -> Vec<f32> {
+        assert!(self.steps > 0, "a path has at least one point");
         let offset = match self.rule {
             PathRule::Left => 0.0,
             PathRule::Midpoint => 0.5,
@@ -62,6 +63,9 @@ impl IntegratedGradients {
     /// Memory is bounded: path points run in chunks of at most [`max_rows`](Self::max_rows) rows (where
     /// paths of all blocks join, of a fixed number of positions), and no graph is recorded for
     /// parameters.
+    ///
+    /// # Panics
+    /// If [`steps`](Self::steps) is 0.
     pub fn attribute<M: BlockTaps>(
         &self,
         model: &M,
@@ -177,4 +181,35 @@ fn add(total: &mut Option<Tensor<3>>, gradient: Option<Tensor<4>>) {
         Some(total) => total + summed,
         None => summed,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(steps: usize, rule: PathRule) -> IntegratedGradients {
+        IntegratedGradients {
+            steps,
+            rule,
+            factor: RowFactor::Own,
+            alpha_min: 0.0,
+            max_rows: 1,
+        }
+    }
+
+    #[test]
+    fn points_lie_where_the_rule_says() {
+        assert_eq!(settings(2, PathRule::Left).alphas(), [0.0, 0.5]);
+        let mut midpoint = settings(2, PathRule::Midpoint);
+        assert_eq!(midpoint.alphas(), [0.25, 0.75]);
+        midpoint.alpha_min = 0.5;
+        assert_eq!(midpoint.alphas(), [0.625, 0.875]);
+        assert_eq!(midpoint.chunks(0), [[0.625], [0.875]]);
+    }
+
+    #[test]
+    #[should_panic(expected = "at least one point")]
+    fn a_path_without_points_is_refused() {
+        settings(0, PathRule::Left).alphas();
+    }
 }

@@ -6,7 +6,10 @@ use nalgebra::DMatrix;
 /// first: the singular values of `Q_a^T Q_b` for orthonormal bases Q of the two (Bjorck & Golub 1973). As many as the
 /// smaller space has dimensions; 1 where the spaces meet, 0 where they are orthogonal.
 ///
-/// A matrix of zeros, or one without rows, spans nothing: the result is empty.
+/// A matrix of zeros, one without rows, or one with a value that is not finite spans nothing: the result is empty.
+///
+/// # Panics
+/// If a length is no multiple of the width.
 pub fn principal_cosines(a: &[f32], b: &[f32], width: usize) -> Vec<f64> {
     let (Some(a), Some(b)) = (basis(a, width), basis(b, width)) else {
         return Vec::new();
@@ -22,6 +25,9 @@ pub fn principal_cosines(a: &[f32], b: &[f32], width: usize) -> Vec<f64> {
 
 /// Mean squared cosine of the principal angles: the share of the smaller space that lies in the larger one. `None` if one
 /// of the two spans nothing.
+///
+/// # Panics
+/// Those of [`principal_cosines`].
 pub fn subspace_overlap(a: &[f32], b: &[f32], width: usize) -> Option<f64> {
     let cosines = principal_cosines(a, b, width);
     let squares = cosines.iter().map(|cosine| cosine * cosine);
@@ -47,8 +53,8 @@ pub fn input_response(a: &[f32], covariance: &[f32], width: usize) -> Option<f64
         width * width,
         "covariance: [width, width]"
     );
+    assert!(a.len().is_multiple_of(width), "a: [r, width]");
     let rows = a.len().checked_div(width).filter(|rows| *rows > 0)?;
-    assert_eq!(a.len(), rows * width, "a: [r, width]");
     let wide = |values: &[f32]| values.iter().copied().map(f64::from).collect::<Vec<_>>();
     let a = DMatrix::from_row_slice(rows, width, &wide(a));
     let covariance = DMatrix::from_row_slice(width, width, &wide(covariance));
@@ -58,6 +64,11 @@ pub fn input_response(a: &[f32], covariance: &[f32], width: usize) -> Option<f64
 
 /// Orthonormal columns that span the rows.
 fn basis(rows: &[f32], width: usize) -> Option<DMatrix<f64>> {
+    assert!(rows.len().is_multiple_of(width), "[r, {width}]");
+    // The decomposition of a matrix with NaN does not converge, and tries for ever.
+    if !rows.iter().all(|value| value.is_finite()) {
+        return None;
+    }
     let columns = rows.len().checked_div(width).filter(|rows| *rows > 0)?;
     let matrix = DMatrix::from_fn(width, columns, |row, column| {
         f64::from(rows[column * width + row])
@@ -93,6 +104,22 @@ mod tests {
         // A line in a plane.
         let plane = [1.0, 1.0, 0.0, 0.0, 1.0, 0.0];
         assert!((subspace_overlap(&x, &plane, 3).unwrap() - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_is_not_finite_spans_nothing() {
+        let (x, mut y) = ([1.0; 24], [0.5; 24]);
+        for broken in [f32::NAN, f32::INFINITY] {
+            y[7] = broken;
+            assert!(principal_cosines(&x, &y, 6).is_empty());
+            assert_eq!(subspace_overlap(&y, &x, 6), None);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "[r, 3]")]
+    fn part_of_a_row_is_refused() {
+        principal_cosines(&[1.0; 3], &[1.0; 5], 3);
     }
 
     #[test]
