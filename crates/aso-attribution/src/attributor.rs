@@ -1,4 +1,4 @@
-//! The two presets: what is tapped, how scores become a similarity and a soft weight.
+//! The two presets: what is tapped, and how scores become a similarity.
 
 use aso_backbones::{BackboneError, BlockTaps, TapPoint, TokenBatch};
 use aso_kernels::join;
@@ -8,6 +8,7 @@ use crate::{AttributionScores, IntegratedGradients, PathRule, RowFactor, Similar
 
 /// Named settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Preset {
     /// What the paper argues for, done soundly (docs/method.md, Attribution and the soft weight).
     #[default]
@@ -21,6 +22,7 @@ pub const MAX_PATH_ROWS: usize = 64;
 
 /// Which blocks are tapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TapChoice {
     /// One tap point.
     One(TapPoint),
@@ -53,6 +55,7 @@ pub struct Measurement {
 
 /// What stands for the current task, and what for past task k, where they are compared task by task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum TaskComparison {
     /// Every subspace; every subspace but that of task k (docs/method.md, Attribution and the soft weight). High where subspace k does
     /// nothing to the current task's examples.

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 /// Where on the path from 0 to h gradients are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PathRule {
     /// `alpha_i = i / m`: left end included, right end not. Preset `reference`.
     Left,
@@ -14,6 +15,7 @@ pub enum PathRule {
 
 /// Which rows' h multiplies the summed gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RowFactor {
     /// Every row's own; scores are averaged over the rows. Preset `aso`.
     Own,
