@@ -1,7 +1,7 @@
 //! Pieces that every backbone is made of.
 
-use aso_kernels::{constant_linear, is_fused};
-use aso_lora::{ForwardContext, mixed_linear, row_major};
+use aso_kernels::{constant_linear, is_fused, mixed_linear, row_major};
+use aso_lora::ForwardContext;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 

@@ -22,6 +22,8 @@
 //! or build runs [`plain`]: the same formula in plain tensor operations, which is also what the tests compare with.
 //! Both draw the same dropout masks ([`DropoutMask`]) and are differentiable in every tensor that is not said to be a constant;
 //! the gradient of a constant is not defined. Shapes that do not fit panic on either path.
+//!
+//! Linear layers further need [`mixed_linear`], for weights that no kernel takes, and [`row_major`].
 
 mod dropout;
 #[cfg(feature = "flex")]
@@ -30,6 +32,7 @@ pub mod plain;
 
 pub use dropout::{DropoutMask, DropoutStream, site};
 
+use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor};
 
 #[cfg(feature = "flex")]
@@ -219,6 +222,38 @@ pub fn constant_linear<const D: usize>(
         ));
     }
     plain::constant_linear(x, weight, transposed)
+}
+
+/// The same numbers in row-major order, as [`constant_linear`] wants its transpose.
+pub fn row_major(x: Tensor<2>) -> Tensor<2> {
+    let device = x.device();
+    Tensor::from_data(x.into_data(), &device)
+}
+
+/// `x W + bias`. Where the weight is narrower than `x` (half precision), the product runs in the weight's
+/// type and everything else in that of `x`, as in PyTorch's autocast: neither the forward pass nor its
+/// graph ever holds a wide copy of a frozen weight.
+///
+/// # Shapes
+/// - x: `[.., d_in]`; weight: `[d_in, d_out]`; bias: `[d_out]`
+/// - output: `[.., d_out]`, in the type of `x`
+///
+/// # Panics
+/// Panics if the shapes do not fit.
+pub fn mixed_linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let (wide, narrow) = (x.dtype(), weight.dtype());
+    if wide == narrow {
+        return linear(x, weight, bias);
+    }
+    let y = linear(x.cast(narrow), weight, None).cast(wide);
+    match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    }
 }
 
 /// Adds a low-rank product to the output of a linear layer, `y + scaling * B A dropout(x)`.

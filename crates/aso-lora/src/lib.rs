@@ -38,5 +38,5 @@ pub use context::{AdapterScope, ForwardContext};
 pub use error::LoraError;
 pub use host::AdapterHost;
 pub use inputs::InputCovariance;
-pub use linear::{FrozenStack, LoraLinear, Subspace, mixed_linear, row_major};
+pub use linear::{FrozenStack, LoraLinear, Subspace};
 pub use peft::{Adapter, AdapterKind, LoraWeights, Patterns, PeftConfig, Sidecar};

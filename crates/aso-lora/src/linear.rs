@@ -1,6 +1,6 @@
 //! A linear layer with a stack of frozen subspaces and one active subspace.
 
-use aso_kernels::{constant_linear, is_fused};
+use aso_kernels::{constant_linear, is_fused, mixed_linear, row_major};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::module::linear;
@@ -489,12 +489,6 @@ impl LoraLinear {
     }
 }
 
-/// The same numbers in row-major order.
-pub fn row_major(x: Tensor<2>) -> Tensor<2> {
-    let device = x.device();
-    Tensor::from_data(x.into_data(), &device)
-}
-
 /// [`mixed_linear`] for a weight that usually is a constant, of which a transposed copy may be at hand.
 fn frozen_linear<const D: usize>(
     x: Tensor<D>,
@@ -507,29 +501,6 @@ fn frozen_linear<const D: usize>(
     }
     let transposed = transposed.unwrap_or_else(|| weight.clone().transpose());
     let y = constant_linear(x, weight, transposed);
-    match bias {
-        Some(bias) => y + bias.unsqueeze(),
-        None => y,
-    }
-}
-
-/// `x W + bias`. Where the weight is narrower than `x` (half precision), the product runs in the weight's
-/// type and everything else in that of `x`, as in PyTorch's autocast: neither the forward pass nor its
-/// graph ever holds a wide copy of a frozen weight.
-///
-/// # Shapes
-/// - x: `[.., d_in]`; weight: `[d_in, d_out]`; bias: `[d_out]`
-/// - output: `[.., d_out]`, in the type of `x`
-pub fn mixed_linear<const D: usize>(
-    x: Tensor<D>,
-    weight: Tensor<2>,
-    bias: Option<Tensor<1>>,
-) -> Tensor<D> {
-    let (wide, narrow) = (x.dtype(), weight.dtype());
-    if wide == narrow {
-        return linear(x, weight, bias);
-    }
-    let y = linear(x.cast(narrow), weight, None).cast(wide);
     match bias {
         Some(bias) => y + bias.unsqueeze(),
         None => y,
