@@ -1,5 +1,6 @@
 //! Configuration of a new subspace.
 
+use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::LoraError;
@@ -10,29 +11,66 @@ use crate::LoraError;
 pub enum TargetModules {
     /// Layers whose full name equals an entry or ends with `.entry`, e.g. `["q", "v"]`.
     Names(Vec<String>),
-    /// `"all-linear"` (every linear layer but the output head), or a regular expression that matches the whole name of a layer;
-    /// one that does not compile matches none.
+    /// `"all-linear"` (every linear layer but the output head), or a regular expression that matches the whole name of a layer.
     Pattern(String),
+}
+
+/// Tells targets from other layers ([`TargetModules::matcher`]).
+#[derive(Debug, Clone)]
+pub struct TargetMatcher<'a>(Matcher<'a>);
+
+#[derive(Debug, Clone)]
+enum Matcher<'a> {
+    Names(&'a [String]),
+    AllLinear,
+    Pattern(Regex),
 }
 
 impl TargetModules {
     /// The name of the pattern that selects every linear layer.
     pub const ALL_LINEAR: &'static str = "all-linear";
 
+    /// What decides for single layers: a pattern is compiled once for all of them.
+    ///
+    /// # Errors
+    /// [`LoraError::InvalidConfig`] if the pattern is no regular expression that can be matched with a whole name.
+    pub fn matcher(&self) -> Result<TargetMatcher<'_>, LoraError> {
+        Ok(TargetMatcher(match self {
+            Self::Names(names) => Matcher::Names(names),
+            Self::Pattern(pattern) if pattern == Self::ALL_LINEAR => Matcher::AllLinear,
+            Self::Pattern(pattern) => {
+                let regex = compile(pattern).map_err(|error| LoraError::InvalidConfig {
+                    key: "target_modules",
+                    expected: "\"all-linear\" or a regular expression",
+                    found: format!("{pattern:?} ({error})"),
+                })?;
+                Matcher::Pattern(regex)
+            }
+        }))
+    }
+}
+
+impl TargetMatcher<'_> {
     /// Whether the layer called `module` is a target.
     pub fn matches(&self, module: &str) -> bool {
-        match self {
-            Self::Names(names) => names.iter().any(|name| {
+        match &self.0 {
+            Matcher::Names(names) => names.iter().any(|name| {
                 module == name
                     || module
                         .strip_suffix(name.as_str())
                         .is_some_and(|head| head.ends_with('.'))
             }),
-            Self::Pattern(pattern) if pattern == Self::ALL_LINEAR => true,
-            Self::Pattern(pattern) => regex::Regex::new(&format!("^(?:{pattern})$"))
-                .is_ok_and(|pattern| pattern.is_match(module)),
+            Matcher::AllLinear => true,
+            Matcher::Pattern(pattern) => pattern.is_match(module),
         }
     }
+}
+
+/// The expression for whole names.
+fn compile(pattern: &str) -> Result<Regex, regex::Error> {
+    // By itself first: parentheses that close the group around it would change what it means.
+    Regex::new(pattern)?;
+    Regex::new(&format!("^(?:{pattern})$"))
 }
 
 impl Default for TargetModules {
@@ -101,13 +139,7 @@ impl LoraConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             return invalid("dropout", "a number in [0, 1)", self.dropout.to_string());
         }
-        if let TargetModules::Pattern(pattern) = &self.target_modules
-            && let Err(error) = regex::Regex::new(pattern)
-        {
-            let expected = "\"all-linear\" or a regular expression";
-            return invalid("target_modules", expected, format!("{pattern:?} ({error})"));
-        }
-        Ok(())
+        self.target_modules.matcher().map(drop)
     }
 }
 
@@ -124,15 +156,23 @@ mod tests {
     #[case("encoder.block.0.layer.0.SelfAttention.k", false)]
     #[case("encoder.block.0.layer.0.SelfAttention.seq", false)]
     fn names_match_whole_segments(#[case] module: &str, #[case] expected: bool) {
-        assert_eq!(TargetModules::default().matches(module), expected);
+        assert_eq!(matches(&TargetModules::default(), module), expected);
+    }
+
+    fn matches(targets: &TargetModules, module: &str) -> bool {
+        targets.matcher().unwrap().matches(module)
     }
 
     #[test]
     fn patterns_match_the_whole_name() {
         let decoder = TargetModules::Pattern(r"decoder\..*\.(q|v)".into());
-        assert!(decoder.matches("decoder.block.0.layer.0.SelfAttention.q"));
-        assert!(!decoder.matches("encoder.block.0.layer.0.SelfAttention.q"));
-        assert!(TargetModules::Pattern("all-linear".into()).matches("anything"));
+        assert!(matches(&decoder, "decoder.block.0.layer.0.SelfAttention.q"));
+        assert!(!matches(
+            &decoder,
+            "encoder.block.0.layer.0.SelfAttention.q"
+        ));
+        let all = TargetModules::Pattern("all-linear".into());
+        assert!(matches(&all, "anything"));
     }
 
     #[test]
@@ -161,11 +201,20 @@ mod tests {
             .validate()
             .is_err()
         );
-        let unusable = LoraConfig {
-            target_modules: TargetModules::Pattern("q(".into()),
+    }
+
+    /// The second compiles by itself, but its comment swallows the end of the group; the third only in the group.
+    #[rstest]
+    #[case("q(")]
+    #[case("(?x)q # note")]
+    #[case("q)|(?:v")]
+    fn unusable_patterns_are_refused(#[case] pattern: &str) {
+        let config = LoraConfig {
+            target_modules: TargetModules::Pattern(pattern.into()),
             ..Default::default()
         };
-        let error = unusable.validate().unwrap_err().to_string();
-        assert!(error.starts_with("`target_modules` is \"q(\""), "{error}");
+        let error = config.validate().unwrap_err().to_string();
+        let expected = format!("`target_modules` is {pattern:?}");
+        assert!(error.starts_with(&expected), "{error}");
     }
 }

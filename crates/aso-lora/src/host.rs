@@ -22,8 +22,9 @@ pub trait AdapterHost {
     /// [`LoraError::InvalidConfig`] for values out of range, [`LoraError::NoTarget`] if no layer matches.
     fn check_targets(&self, config: &LoraConfig) -> Result<(), LoraError> {
         config.validate()?;
+        let targets = config.target_modules.matcher()?;
         let mut matches = false;
-        self.visit_linears(&mut |layer| matches |= config.target_modules.matches(layer.name()));
+        self.visit_linears(&mut |layer| matches |= targets.matches(layer.name()));
         if matches {
             Ok(())
         } else {
@@ -44,8 +45,9 @@ pub trait AdapterHost {
         task: u64,
     ) -> Result<(), LoraError> {
         self.check_targets(config)?;
+        let targets = config.target_modules.matcher()?;
         self.visit_linears_mut(&mut |layer| {
-            if config.target_modules.matches(layer.name()) {
+            if targets.matches(layer.name()) {
                 layer.start_subspace(config, seed, task);
             } else {
                 layer.discard_active();

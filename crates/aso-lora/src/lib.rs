@@ -33,7 +33,7 @@ pub mod linear;
 pub mod peft;
 
 pub use aso_kernels::{DropoutMask, DropoutStream, site};
-pub use config::{LoraConfig, TargetModules};
+pub use config::{LoraConfig, TargetMatcher, TargetModules};
 pub use context::{AdapterScope, ForwardContext};
 pub use error::LoraError;
 pub use host::AdapterHost;
