@@ -40,3 +40,5 @@ pub use host::AdapterHost;
 pub use inputs::InputCovariance;
 pub use linear::{FrozenStack, LoraLinear, Subspace};
 pub use peft::{Adapter, AdapterKind, LoraWeights, Patterns, PeftConfig, Sidecar};
+// Their types are in `LoraError`, `PeftConfig` and `floats`.
+pub use {regex, safetensors, serde_json};
