@@ -5,7 +5,7 @@
 
 mod witness;
 
-use aso_attribution::{Attributor, Preset, TapChoice};
+use aso_attribution::{Attributor, MAX_JOINED_POSITIONS, Preset, TapChoice};
 use aso_backbones::llama::{HfLlamaConfig, LlamaConfig};
 use aso_backbones::{
     AutoModel, Backbone, BackboneError, FloatDtype, GenerationConfig, RowControl, TapPoint,
@@ -225,8 +225,10 @@ fn attribution_matches_an_independent_implementation() {
         };
         let full = batch(variant, "batch.json");
         let mut model = stack(variant, &format!("{adapters}/adapters"), "active");
-        for _ in 0..2 {
-            let aso = Attributor::preset(Preset::Aso, 64);
+        // Stack and fold, whole path at once and one point at a time.
+        for max_joined_positions in [MAX_JOINED_POSITIONS, 1] {
+            let mut aso = Attributor::preset(Preset::Aso, 64);
+            aso.gradients.max_joined_positions = max_joined_positions;
             let both = Attributor {
                 taps: TapChoice::Both,
                 ..aso

@@ -8,7 +8,7 @@ mod witness;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use aso_attribution::{Attributor, Preset, Similarity, TapChoice};
+use aso_attribution::{Attributor, MAX_JOINED_POSITIONS, Preset, Similarity, TapChoice};
 use aso_backbones::{
     AutoModel, Backbone, FloatDtype, GenerationConfig, RowControl, TapPoint, TokenBatch,
 };
@@ -178,9 +178,10 @@ fn both_attribution_presets_match_an_independent_implementation() {
         let tensors = read_tensors(&fixture(&format!("{variant}/attribution.safetensors")));
         let full = batch(variant, "batch.json");
         let mut model = stack(variant, &format!("{adapters}/adapters"), "active");
-        // Stack and fold, whole path at once and one row at a time: all must agree.
-        for max_rows in [1024, 1] {
-            let aso = Attributor::preset(Preset::Aso, max_rows);
+        // Stack and fold, whole path at once and one point at a time: all must agree.
+        for (max_rows, max_joined_positions) in [(1024, MAX_JOINED_POSITIONS), (1, 1)] {
+            let mut aso = Attributor::preset(Preset::Aso, max_rows);
+            aso.gradients.max_joined_positions = max_joined_positions;
             let encoder = Attributor {
                 taps: TapChoice::One(TapPoint::Encoder),
                 ..aso

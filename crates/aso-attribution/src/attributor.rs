@@ -20,6 +20,9 @@ pub enum Preset {
 /// Path rows (examples times points) that usually run at once: a bound on memory that large batches still fill.
 pub const MAX_PATH_ROWS: usize = 64;
 
+/// Positions that usually run at once where the paths of all blocks join: as many as a short batch has.
+pub const MAX_JOINED_POSITIONS: usize = 2048;
+
 /// Which blocks are tapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -90,7 +93,8 @@ pub struct Attributor {
 }
 
 impl Attributor {
-    /// The settings of a preset. `max_rows` bounds memory: path rows that run at once.
+    /// The settings of a preset. `max_rows` bounds memory: path rows that run at once where each block has a path of its own
+    /// (taps of an encoder). Joined paths, as those of an answer, have [`MAX_JOINED_POSITIONS`].
     pub fn preset(preset: Preset, max_rows: usize) -> Self {
         let gradients = IntegratedGradients {
             steps: 5,
@@ -98,6 +102,7 @@ impl Attributor {
             factor: RowFactor::Own,
             alpha_min: 0.0,
             max_rows,
+            max_joined_positions: MAX_JOINED_POSITIONS,
         };
         match preset {
             Preset::Aso => Self {

@@ -39,8 +39,12 @@ pub struct IntegratedGradients {
     /// the jump of P near 0 that a root-mean-square norm causes. The factor becomes
     /// `(1 - alpha_min) h / m`. Default: 0.
     pub alpha_min: f64,
-    /// Upper bound on path rows (examples times points) that run through the model at once.
+    /// Upper bound on path rows (examples times points) that run through the model at once, where the paths of blocks run one
+    /// after the other.
     pub max_rows: usize,
+    /// The same bound where the paths of all blocks join ([`BlockTaps::joint_probabilities`]): positions (examples times points times
+    /// blocks). Default: [`MAX_JOINED_POSITIONS`](crate::MAX_JOINED_POSITIONS).
+    pub max_joined_positions: usize,
 }
 
 impl IntegratedGradients {
@@ -62,8 +66,8 @@ impl IntegratedGradients {
     /// Scores of every tapped block:
     /// `attr = (h / m) * sum_i dP(alpha_i h) / d(alpha_i h)`, summed over the tapped positions.
     ///
-    /// Memory is bounded: path points run in chunks of at most [`max_rows`](Self::max_rows) rows (where
-    /// paths of all blocks join, of a fixed number of positions), and no graph is recorded for
+    /// Memory is bounded: path points run in chunks of at most [`max_rows`](Self::max_rows) rows or
+    /// [`max_joined_positions`](Self::max_joined_positions) positions, but one point at least, and no graph is recorded for
     /// parameters.
     ///
     /// # Panics
@@ -98,7 +102,7 @@ impl IntegratedGradients {
     ) -> Option<Vec<Option<Tensor<3>>>> {
         let rows = hidden.first()?.dims()[0];
         let mut gradients = vec![None; hidden.len()];
-        for alphas in self.chunks(JOINED_POSITIONS / (rows * hidden.len())) {
+        for alphas in self.chunks(self.max_joined_positions / (rows * hidden.len())) {
             let paths: Vec<Tensor<4>> = hidden.iter().map(|h| path(h, &alphas)).collect();
             let probabilities = model.joint_probabilities(trace, &paths)?;
             let sum = Tensor::cat(probabilities, 1).sum_dim(1).sum();
@@ -160,9 +164,6 @@ impl IntegratedGradients {
     }
 }
 
-/// Positions that run at once where the paths of all blocks join: as many as a short batch has.
-const JOINED_POSITIONS: usize = 2048;
-
 /// The points `alpha h` for `hidden: [rows, positions, d_model]`, leaves of a graph,
 /// `[rows, alphas, positions, d_model]`.
 fn path(hidden: &Tensor<3>, alphas: &[f32]) -> Tensor<4> {
@@ -196,6 +197,7 @@ mod tests {
             factor: RowFactor::Own,
             alpha_min: 0.0,
             max_rows: 1,
+            max_joined_positions: 1,
         }
     }
 

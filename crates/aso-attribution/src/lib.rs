@@ -30,7 +30,8 @@ mod overlap;
 mod similarity;
 
 pub use attributor::{
-    Attributor, MAX_PATH_ROWS, Measurement, Preset, TapChoice, TaskComparison, TaskSimilarity,
+    Attributor, MAX_JOINED_POSITIONS, MAX_PATH_ROWS, Measurement, Preset, TapChoice,
+    TaskComparison, TaskSimilarity,
 };
 pub use integrated_gradients::{AttributionScores, IntegratedGradients, PathRule, RowFactor};
 pub use overlap::{input_response, principal_cosines, subspace_overlap};
