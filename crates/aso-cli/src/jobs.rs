@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use aso_trainer::files::{RunLock, in_use};
+use aso_trainer::metrics::Metric;
 use aso_trainer::sweep::{LOG_FOLDER, Ledger, PlannedRun, RunState, check_inputs};
 
 use crate::args::{Global, JobArgs};
@@ -242,7 +243,7 @@ fn report(ledger: &Ledger<'_>, job: &Job, run: &PlannedRun, stopped: bool) {
     let seconds = format!("{:.0}", job.started.elapsed().as_secs_f64());
     match record.status {
         RunState::Finished => {
-            let ap = record.metrics.ap.map(|ap| format!("{ap:.2}"));
+            let ap = record.metric(Metric::Ap).map(|ap| format!("{ap:.2}"));
             let done = format!("{}/{}", ledger.finished(), ledger.records().len());
             tracing::info!(run, ap, seconds, done, "finished");
         }

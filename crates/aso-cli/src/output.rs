@@ -1,7 +1,7 @@
 //! Results as tables and JSON on stdout.
 
 use aso_trainer::RunResults;
-use aso_trainer::metrics::Spread;
+use aso_trainer::metrics::{Metric, Spread};
 use aso_trainer::sweep::{SweepResults, TuneResults};
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -85,28 +85,19 @@ pub(crate) fn square(title: &str, names: &[String], matrix: &[Vec<Option<f64>>])
 }
 
 fn metrics(runs: &[RunResults]) -> String {
-    let names = [
-        "method",
-        "AP",
-        "AP by sample",
-        "BWT",
-        "forgetting",
-        "FWT",
-        "learning accuracy",
-    ];
-    let mut table = table(names.map(str::to_owned).to_vec());
+    let mut table = table(with_metrics(&["method"]));
     for run in runs {
-        let values = [
-            run.ap,
-            run.ap_by_sample,
-            run.bwt,
-            run.forgetting,
-            run.fwt,
-            run.learning_accuracy,
-        ];
-        table.add_row(std::iter::once(run.method.to_string()).chain(values.map(score)));
+        let values = Metric::ALL.map(|metric| score(metric.of(run)));
+        table.add_row(std::iter::once(run.method.clone()).chain(values));
     }
     table.to_string()
+}
+
+/// The header of a table whose last columns are the metrics.
+fn with_metrics(names: &[&str]) -> Vec<String> {
+    let metrics = Metric::ALL.iter().map(|metric| metric.heading());
+    let names = names.iter().copied().chain(metrics);
+    names.map(str::to_owned).collect()
 }
 
 /// Soft weight and similarity per task, for a method that has them.
@@ -156,26 +147,16 @@ fn soft_weights(results: &RunResults) -> Option<String> {
 
 /// Means over seeds, a table for each order.
 pub(crate) fn sweep(results: &SweepResults) -> String {
-    let names = ["method", "runs", "AP", "BWT", "forgetting", "FWT", "LA"];
     let tables = results.orders.iter().map(|(order, tasks)| {
-        let mut table = table(names.map(str::to_owned).to_vec());
+        let mut table = table(with_metrics(&["method", "runs"]));
         for group in results.summary.iter().filter(|group| group.order == *order) {
-            let values = [
-                group.ap,
-                group.bwt,
-                group.forgetting,
-                group.fwt,
-                group.learning_accuracy,
-            ];
             let runs = match group.finished == group.planned {
                 true => group.planned.to_string(),
                 false => format!("{} of {}", group.finished, group.planned),
             };
-            table.add_row(
-                [group.label.clone(), runs]
-                    .into_iter()
-                    .chain(values.map(spread)),
-            );
+            let metric = |metric| spread(group.metrics.get(&metric).copied().flatten());
+            let values = Metric::ALL.map(metric);
+            table.add_row([group.label.clone(), runs].into_iter().chain(values));
         }
         format!("{order}: {}\n{table}", tasks.join(" > "))
     });

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use aso_trainer::metrics::Spread;
+use aso_trainer::metrics::{Metric, Spread};
 use serde::Serialize;
 
 use crate::ReportError;
 use crate::group::{Group, Stream};
-use crate::metric::Metric;
 use crate::record::RunRecord;
 use crate::statistics::mean;
 use crate::summary::{Difference, ResultLine, ScoreCache, SeedPairs};

@@ -8,7 +8,6 @@
 //! |---|---|
 //! | [`record`] | [`RunRecord`]: what a run directory tells |
 //! | [`group`] | [`Stream`] and [`Group`]: runs of the same tasks and method |
-//! | [`metric`] | [`Metric`]: AP, BWT, forgetting, FWT, learning accuracy |
 //! | [`statistics`] | intervals over seeds and examples |
 //! | [`across`] | [`AcrossOrders`]: several orders of the same tasks together |
 //! | [`summary`] | [`ReportSummary`]: all numbers, and their JSON form |
@@ -18,7 +17,6 @@
 pub mod across;
 pub mod error;
 pub mod group;
-pub mod metric;
 mod output;
 pub mod plot;
 mod predictions;
@@ -26,6 +24,7 @@ pub mod record;
 pub mod statistics;
 pub mod summary;
 pub mod tensorboard;
+mod terms;
 #[cfg(test)]
 mod testing;
 
@@ -33,11 +32,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use aso_trainer::files::{FilesError, atomic_write};
+pub use aso_trainer::metrics::Metric;
 
 pub use across::AcrossOrders;
 pub use error::ReportError;
 pub use group::{Group, Stream};
-pub use metric::Metric;
 pub use plot::Figure;
 pub use record::{RunRecord, RunSource};
 pub use summary::ReportSummary;

@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 
 use aso_trainer::RunResults;
 use aso_trainer::config::MethodName;
-use aso_trainer::metrics::{Spread, forgetting_of};
+use aso_trainer::metrics::{Metric, Spread, forgetting_of};
 use aso_trainer::results::{Footprint, GeneralScore};
 use serde::Serialize;
 
 use crate::ReportError;
 use crate::across::AcrossOrders;
 use crate::group::{Group, Stream};
-use crate::metric::{Metric, Term};
 use crate::predictions::{ExampleScores, read_scores};
 use crate::record::RunRecord;
 use crate::statistics::{Interval, bootstrap, median, sign_flip_p, t_interval};
+use crate::terms::{Term, terms};
 
 /// Version of the JSON form.
 pub const FORMAT: u32 = 1;
@@ -374,11 +374,10 @@ fn summarise_group(group: &Group) -> GroupSummary {
 }
 
 fn summarise_run(run: &RunRecord) -> RunSummary {
-    let metrics = Metric::ALL.map(|metric| (metric, metric.of(&run.results)));
     RunSummary {
         directory: run.dir.display().to_string(),
         seed: run.results.seed,
-        metrics: BTreeMap::from(metrics),
+        metrics: run.results.metrics(),
     }
 }
 
@@ -549,7 +548,7 @@ impl Strata {
         scores: &mut ScoreCache,
         quantity: usize,
     ) -> Result<bool, ReportError> {
-        let Some(terms) = metric.terms(&run.results.evaluation_samples) else {
+        let Some(terms) = terms(metric, &run.results.evaluation_samples) else {
             return Ok(false);
         };
         for Term { after, task, share } in terms {

@@ -17,7 +17,115 @@
 //! Sources: Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning" (BWT, FWT);
 //! Chaudhry et al., "Riemannian Walk for Incremental Learning" (forgetting).
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::RunResults;
+
+/// A metric over the accuracy matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// AP, the mean over tasks after the last one.
+    Ap,
+    /// AP weighted by evaluation examples.
+    ApBySample,
+    /// Backward transfer.
+    Bwt,
+    /// Forgetting.
+    Forgetting,
+    /// Forward transfer.
+    Fwt,
+    /// Learning accuracy.
+    LearningAccuracy,
+}
+
+impl Metric {
+    /// All metrics in the order of tables.
+    pub const ALL: [Self; 6] = [
+        Self::Ap,
+        Self::ApBySample,
+        Self::Bwt,
+        Self::Forgetting,
+        Self::Fwt,
+        Self::LearningAccuracy,
+    ];
+
+    /// The key in `results.json`, `sweep.json` and the report's JSON and CSV.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Ap => "ap",
+            Self::ApBySample => "ap_by_sample",
+            Self::Bwt => "bwt",
+            Self::Forgetting => "forgetting",
+            Self::Fwt => "fwt",
+            Self::LearningAccuracy => "learning_accuracy",
+        }
+    }
+
+    /// The heading of a column.
+    pub fn heading(self) -> &'static str {
+        match self {
+            Self::Ap => "AP",
+            Self::ApBySample => "AP by sample",
+            Self::Bwt => "BWT",
+            Self::Forgetting => "Forgetting",
+            Self::Fwt => "FWT",
+            Self::LearningAccuracy => "LA",
+        }
+    }
+
+    /// What it says, in a few words.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Ap => "average performance: mean score over tasks after the last one",
+            Self::ApBySample => "the same, weighted by evaluation examples",
+            Self::Bwt => "backward transfer: what later tasks changed on earlier ones",
+            Self::Forgetting => "distance from the best score on a task to the last one",
+            Self::Fwt => {
+                "forward transfer: gain over the untouched backbone before a task is trained"
+            }
+            Self::LearningAccuracy => {
+                "learning accuracy: mean score on a task right after training it"
+            }
+        }
+    }
+
+    /// Whether a higher value is better.
+    pub fn higher_is_better(self) -> bool {
+        self != Self::Forgetting
+    }
+
+    /// The value in `results.json`.
+    pub fn of(self, results: &RunResults) -> Option<f64> {
+        match self {
+            Self::Ap => results.ap,
+            Self::ApBySample => results.ap_by_sample,
+            Self::Bwt => results.bwt,
+            Self::Forgetting => results.forgetting,
+            Self::Fwt => results.fwt,
+            Self::LearningAccuracy => results.learning_accuracy,
+        }
+    }
+}
+
+/// Reads the metrics that are flattened into a struct, as its fields are read: a missing one is null, and other keys are
+/// passed over.
+pub(crate) fn flattened<'de, D, T>(deserializer: D) -> Result<BTreeMap<Metric, T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let mut keys = serde_json::Map::deserialize(deserializer)?;
+    let value = |metric: Metric| {
+        let value = keys.remove(metric.key()).unwrap_or_default();
+        let value = serde_json::from_value(value).map_err(D::Error::custom);
+        value.map(|value| (metric, value))
+    };
+    Metric::ALL.into_iter().map(value).collect()
+}
 
 /// The scores of all tasks after each task, and those of the untouched backbone.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -225,6 +333,18 @@ mod tests {
         );
         assert_eq!(matrix.average_performance_by_sample(&[10, 10]), None);
         assert_eq!(matrix.average_performance_by_sample(&[0; 3]), None);
+    }
+
+    #[test]
+    fn keys_are_those_of_the_file() {
+        let matrix = matrix(&[&[80.0, 25.0], &[60.0, 90.0]], &[10.0, 20.0]);
+        let tasks = vec!["a".to_owned(), "b".to_owned()];
+        let results = RunResults::new("o-lora", 1, tasks, vec![10, 30], &matrix);
+        let json = serde_json::to_value(&results).unwrap();
+        for metric in Metric::ALL {
+            assert_eq!(json[metric.key()].as_f64(), metric.of(&results));
+            assert_eq!(serde_json::to_value(metric).unwrap(), metric.key());
+        }
     }
 
     #[test]

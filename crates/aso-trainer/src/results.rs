@@ -1,11 +1,12 @@
 //! `results.json`, what a run has to show.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::files::{FilesError, read_json, write_json};
-use crate::metrics::AccuracyMatrix;
+use crate::metrics::{AccuracyMatrix, Metric};
 pub use crate::selection::Selected;
 
 /// The name of the file in a run directory.
@@ -207,6 +208,11 @@ impl RunResults {
                 peak_bytes: None,
             },
         }
+    }
+
+    /// Every metric.
+    pub fn metrics(&self) -> BTreeMap<Metric, Option<f64>> {
+        Metric::ALL.map(|metric| (metric, metric.of(self))).into()
     }
 
     /// Reads the `results.json` of a run directory.

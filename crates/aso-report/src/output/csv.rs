@@ -1,7 +1,6 @@
 //! One row for each group, all numbers in full.
 
-use crate::metric::Metric;
-use aso_trainer::metrics::Spread;
+use aso_trainer::metrics::{Metric, Spread};
 
 use crate::summary::ReportSummary;
 

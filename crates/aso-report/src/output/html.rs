@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use aso_trainer::metrics::Metric;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value};
@@ -11,7 +12,6 @@ use super::table::{Table, cost, differences, general, results, sentence, spread}
 use crate::ReportError;
 use crate::across::AcrossOrders;
 use crate::group::{Group, Stream};
-use crate::metric::Metric;
 use crate::plot::{Figure, StreamFigures, stream_figures, theme};
 use crate::summary::{Difference, ReportSummary, StreamSummary, rank};
 

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use aso_trainer::metrics::Metric;
+
 use super::table::{Cell, Mark, Table, cost, differences, general, results, sentence};
-use crate::metric::Metric;
 use crate::summary::ReportSummary;
 
 /// Writes results, differences and costs of each sequence of tasks. The best number of a column is bold, the second

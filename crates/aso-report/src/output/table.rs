@@ -1,9 +1,8 @@
 //! The tables that the page and Markdown share.
 
-use aso_trainer::metrics::Spread;
+use aso_trainer::metrics::{Metric, Spread};
 use serde::Serialize;
 
-use crate::metric::Metric;
 use crate::statistics::Interval;
 use crate::summary::{
     Difference, GeneralSummary, GroupSummary, ResultLine, StreamSummary, rank, rounded,

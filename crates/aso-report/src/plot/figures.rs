@@ -1,7 +1,8 @@
 //! The figures of a report.
 
-use aso_trainer::metrics::Spread;
 use std::collections::BTreeMap;
+
+use aso_trainer::metrics::{Metric, Spread};
 
 use super::bars::{Bar, BarChart, IntervalChart, IntervalRow};
 use super::heat_map::HeatMap;
@@ -10,7 +11,6 @@ use super::theme::{Ink, SERIES};
 use super::{Figure, Key, slug, ticks};
 use crate::ReportError;
 use crate::group::{Group, Stream};
-use crate::metric::Metric;
 use crate::record::RunRecord;
 use crate::statistics::mean;
 use crate::summary::{GroupSummary, ReportSummary, StreamSummary};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{PlannedRun, SweepError};
 use crate::config::ModelSource;
 use crate::files::write_json;
-use crate::metrics::Spread;
+use crate::metrics::{self, Metric, Spread};
 use crate::results::Timings;
 use crate::run::RunStatus;
 use crate::{RunResults, TrainerError};
@@ -53,36 +53,6 @@ impl From<RunStatus> for RunState {
     }
 }
 
-/// The metrics of a run, as in its `results.json`.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Metrics {
-    /// Average performance.
-    pub ap: Option<f64>,
-    /// The same, weighted by evaluation examples.
-    pub ap_by_sample: Option<f64>,
-    /// Backward transfer.
-    pub bwt: Option<f64>,
-    /// Forgetting.
-    pub forgetting: Option<f64>,
-    /// Forward transfer.
-    pub fwt: Option<f64>,
-    /// Learning accuracy.
-    pub learning_accuracy: Option<f64>,
-}
-
-impl From<&RunResults> for Metrics {
-    fn from(results: &RunResults) -> Self {
-        Self {
-            ap: results.ap,
-            ap_by_sample: results.ap_by_sample,
-            bwt: results.bwt,
-            forgetting: results.forgetting,
-            fwt: results.fwt,
-            learning_accuracy: results.learning_accuracy,
-        }
-    }
-}
-
 /// A run in `sweep.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
@@ -105,8 +75,15 @@ pub struct RunRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Its metrics; all null until it is finished.
-    #[serde(flatten)]
-    pub metrics: Metrics,
+    #[serde(flatten, deserialize_with = "metrics::flattened")]
+    pub metrics: BTreeMap<Metric, Option<f64>>,
+}
+
+impl RunRecord {
+    /// A metric; `None` until the run is finished, and where it is not defined.
+    pub fn metric(&self, metric: Metric) -> Option<f64> {
+        self.metrics.get(&metric).copied().flatten()
+    }
 }
 
 /// The runs of a method on an order, over its seeds.
@@ -123,18 +100,9 @@ pub struct Group {
     pub planned: usize,
     /// Runs finished, over which the spreads are.
     pub finished: usize,
-    /// Average performance.
-    pub ap: Option<Spread>,
-    /// The same, weighted by evaluation examples.
-    pub ap_by_sample: Option<Spread>,
-    /// Backward transfer.
-    pub bwt: Option<Spread>,
-    /// Forgetting.
-    pub forgetting: Option<Spread>,
-    /// Forward transfer.
-    pub fwt: Option<Spread>,
-    /// Learning accuracy.
-    pub learning_accuracy: Option<Spread>,
+    /// The spread of every metric; null where a run lacks it.
+    #[serde(flatten, deserialize_with = "metrics::flattened")]
+    pub metrics: BTreeMap<Metric, Option<Spread>>,
 }
 
 /// `sweep.json`. Everything but `timings` is the same, bit for bit, whether the sweep was interrupted or
@@ -187,7 +155,7 @@ impl<'a> Ledger<'a> {
                 directory: run.directory.clone(),
                 status: RunState::Missing,
                 error: None,
-                metrics: Metrics::default(),
+                metrics: Metric::ALL.map(|metric| (metric, None)).into(),
             });
         }
         let mut ledger = Self {
@@ -216,7 +184,7 @@ impl<'a> Ledger<'a> {
             let dir = self.out.join(&run.directory);
             let results = RunResults::read(&dir)?;
             check_model(run, &dir, &results, &mut self.models)?;
-            record.metrics = Metrics::from(&results);
+            record.metrics = results.metrics();
             self.timings.insert(run.directory.clone(), results.timings);
         }
         Ok(())
@@ -285,24 +253,20 @@ impl<'a> Ledger<'a> {
         groups
             .into_iter()
             .map(|(first, members)| {
-                let finished: Vec<Metrics> = members
+                let finished = members
                     .iter()
-                    .filter(|record| record.status == RunState::Finished)
-                    .map(|record| record.metrics)
-                    .collect();
-                let spread = |of: fn(&Metrics) -> Option<f64>| spread(finished.iter().map(of));
+                    .filter(|record| record.status == RunState::Finished);
+                let over = |metric| {
+                    let values = finished.clone().map(|record| record.metric(metric));
+                    (metric, spread(values))
+                };
                 Group {
                     order: first.order.clone(),
                     label: first.label.clone(),
                     candidate: first.candidate,
                     planned: members.len(),
-                    finished: finished.len(),
-                    ap: spread(|metrics| metrics.ap),
-                    ap_by_sample: spread(|metrics| metrics.ap_by_sample),
-                    bwt: spread(|metrics| metrics.bwt),
-                    forgetting: spread(|metrics| metrics.forgetting),
-                    fwt: spread(|metrics| metrics.fwt),
-                    learning_accuracy: spread(|metrics| metrics.learning_accuracy),
+                    finished: finished.clone().count(),
+                    metrics: Metric::ALL.map(over).into(),
                 }
             })
             .collect()
@@ -356,5 +320,24 @@ mod tests {
         assert_eq!((one.mean, one.sd, one.n), (70.0, None, 1));
         assert_eq!(spread(&[]), None);
         assert_eq!(spread(&[Some(1.0), None]), None);
+    }
+
+    /// Every metric is a key beside the others; one that is missing is null, and keys of other versions are passed over.
+    #[test]
+    fn metrics_are_keys_among_the_others() {
+        let whole = r#"{"order":"a","label":"x","method":"o-lora","seed":1,"directory":"a/x/seed-1","status":"finished","ap":75.5,"ap_by_sample":76.0,"bwt":-1.5,"forgetting":null,"fwt":2.0,"learning_accuracy":80.0}"#;
+        let run: RunRecord = serde_json::from_str(whole).unwrap();
+        assert_eq!(run.metric(Metric::Ap), Some(75.5));
+        assert_eq!(run.metric(Metric::Forgetting), None);
+        assert_eq!(serde_json::to_string(&run).unwrap(), whole);
+        let other = whole.replace(r#""fwt":2.0"#, r#""of_another_version":[2]"#);
+        let run: RunRecord = serde_json::from_str(&other).unwrap();
+        assert_eq!(run.metrics.len(), Metric::ALL.len());
+        assert_eq!(run.metric(Metric::Fwt), None);
+
+        let whole = r#"{"order":"a","label":"x","planned":2,"finished":2,"ap":{"mean":75.5,"sd":0.5,"n":2},"ap_by_sample":null,"bwt":null,"forgetting":null,"fwt":null,"learning_accuracy":{"mean":1.0,"sd":null,"n":1}}"#;
+        let group: Group = serde_json::from_str(whole).unwrap();
+        assert_eq!(group.metrics[&Metric::Ap].unwrap().sd, Some(0.5));
+        assert_eq!(serde_json::to_string(&group).unwrap(), whole);
     }
 }

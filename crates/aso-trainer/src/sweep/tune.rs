@@ -10,6 +10,7 @@ use super::ledger::{Ledger, RunRecord, RunState};
 use super::{OrderSpec, Sweep, SweepError};
 use crate::config::load::is_relative_path;
 use crate::files::atomic_write;
+use crate::metrics::Metric;
 use crate::results::Timings;
 
 /// Every candidate with its score, in the directory of a tuning.
@@ -116,7 +117,7 @@ fn candidate<'a>(set: &Table, records: impl Iterator<Item = &'a RunRecord>) -> C
     let count = |state| records.iter().filter(|run| run.status == state).count();
     let scores: Option<Vec<f64>> = records
         .iter()
-        .map(|run| (run.status == RunState::Finished).then_some(run.metrics.ap)?)
+        .map(|run| (run.status == RunState::Finished).then(|| run.metric(Metric::Ap))?)
         .collect();
     let scores = scores.filter(|scores| !scores.is_empty());
     Candidate {
