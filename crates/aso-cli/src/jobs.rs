@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use aso_trainer::files::{RunLock, in_use};
 use aso_trainer::metrics::Metric;
-use aso_trainer::sweep::{LOG_FOLDER, Ledger, PlannedRun, RunState, check_inputs};
+use aso_trainer::sweep::{LOG_FOLDER, Ledger, PlannedRun, SweptStatus, check_inputs};
 
 use crate::args::{Global, JobArgs};
 use crate::progress::{Terminal, stop_flag};
@@ -71,7 +71,7 @@ pub(crate) fn execute(
     let out = ledger.out().to_owned();
     let runs = ledger.runs();
     let pending = runs.iter().zip(ledger.records()).enumerate();
-    let pending = pending.filter(|(_, (_, record))| record.status != RunState::Finished);
+    let pending = pending.filter(|(_, (_, record))| record.status != SweptStatus::Finished);
     let (pending, missing): (VecDeque<usize>, Vec<PlannedRun>) = pending
         .map(|(index, (run, _))| (index, run.clone()))
         .unzip();
@@ -230,7 +230,7 @@ fn settle(ledger: &mut Ledger<'_>, job: &Job, status: ExitStatus) {
         return;
     }
     let interrupted = status.code() == Some(i32::from(crate::INTERRUPTED));
-    let unfinished = ledger.records()[job.index].status != RunState::Finished;
+    let unfinished = ledger.records()[job.index].status != SweptStatus::Finished;
     if unfinished && !interrupted {
         let error = last_error(&job.log, job.from);
         ledger.fail(job.index, error.unwrap_or_else(|| ended(status)));
@@ -242,12 +242,12 @@ fn report(ledger: &Ledger<'_>, job: &Job, run: &PlannedRun, stopped: bool) {
     let (run, log) = (&run.directory, job.log.display());
     let seconds = format!("{:.0}", job.started.elapsed().as_secs_f64());
     match record.status {
-        RunState::Finished => {
+        SweptStatus::Finished => {
             let ap = record.metric(Metric::Ap).map(|ap| format!("{ap:.2}"));
             let done = format!("{}/{}", ledger.finished(), ledger.records().len());
             tracing::info!(run, ap, seconds, done, "finished");
         }
-        RunState::Failed => {
+        SweptStatus::Failed => {
             let error = record.error.as_deref().unwrap_or_default();
             tracing::error!(run, error, %log, "failed");
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use aso_trainer::run::FREE_KEYS;
-use aso_trainer::sweep::RunState;
+use aso_trainer::sweep::SweptStatus;
 
 use crate::ReportError;
 use crate::record::{RunRecord, RunSource, find_runs, unfinished};
@@ -96,7 +96,9 @@ pub fn read_streams(sources: &[RunSource]) -> Result<Vec<Stream>, ReportError> {
         left.extend(unfinished(&canonical(&source.path)?, &found)?);
     }
     if !left.is_empty() {
-        let failed = left.iter().filter(|(_, state)| **state == RunState::Failed);
+        let failed = left
+            .iter()
+            .filter(|(_, state)| **state == SweptStatus::Failed);
         let failed: Vec<_> = failed.map(|(run, _)| run.display().to_string()).collect();
         tracing::warn!(
             unfinished = left.len(),

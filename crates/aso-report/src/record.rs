@@ -12,7 +12,7 @@ use aso_trainer::files::{CONFIG_FILE, FilesError, read_json};
 use aso_trainer::results::{RESULTS_FILE, RunResults};
 use aso_trainer::similarity::{SIMILARITY_FILE, TaskSimilarities};
 use aso_trainer::state::{WEIGHTS_FILE, adapter_dir};
-use aso_trainer::sweep::{RunRecord as SweptRun, RunState, SWEEP_FILE, SweepResults};
+use aso_trainer::sweep::{SWEEP_FILE, SweepResults, SweptRun, SweptStatus};
 use aso_trainer::trainer::{JOINT, METRICS_FILE};
 use serde::Deserialize;
 
@@ -229,7 +229,7 @@ fn sweep_of(run: &Path) -> Result<Option<(PathBuf, SweepResults)>, ReportError> 
 pub(crate) fn unfinished<'a>(
     folder: &Path,
     runs: impl IntoIterator<Item = &'a PathBuf>,
-) -> Result<BTreeMap<PathBuf, RunState>, ReportError> {
+) -> Result<BTreeMap<PathBuf, SweptStatus>, ReportError> {
     let mut sweeps = BTreeSet::new();
     let mut unfinished = BTreeMap::new();
     for run in runs {
@@ -242,7 +242,8 @@ pub(crate) fn unfinished<'a>(
         let states = results.runs.into_iter();
         let states = states.map(|run| (sweep.join(run.directory), run.status));
         unfinished.extend(
-            states.filter(|(dir, state)| dir.starts_with(folder) && *state != RunState::Finished),
+            states
+                .filter(|(dir, state)| dir.starts_with(folder) && *state != SweptStatus::Finished),
         );
     }
     Ok(unfinished)

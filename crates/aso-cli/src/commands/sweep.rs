@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use aso_trainer::sweep::{Ledger, RunRecord, RunState, Sweep};
+use aso_trainer::sweep::{Ledger, Sweep, SweptRun, SweptStatus};
 
 use crate::args::{Global, JobArgs, SweepArgs};
 use crate::jobs::{self, Ended};
@@ -60,7 +60,7 @@ pub(crate) fn dry_run(ledger: &Ledger<'_>, args: &JobArgs) -> anyhow::Result<Exi
 
 /// The exit status; lists the runs that failed.
 pub(crate) fn exit(ledger: &Ledger<'_>, ended: Ended, command: &str) -> anyhow::Result<ExitCode> {
-    let failed = |record: &&RunRecord| record.status == RunState::Failed;
+    let failed = |record: &&SweptRun| record.status == SweptStatus::Failed;
     let failed: Vec<_> = ledger.records().iter().filter(failed).collect();
     if ended == Ended::Interrupted {
         tracing::warn!("interrupted; progress is saved: {command} goes on");

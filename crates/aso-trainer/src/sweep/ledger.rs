@@ -20,7 +20,7 @@ pub const SWEEP_FILE: &str = "sweep.json";
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum RunState {
+pub enum SweptStatus {
     /// Not started.
     Missing,
     /// Started, and something is left to do.
@@ -31,7 +31,7 @@ pub enum RunState {
     Failed,
 }
 
-impl RunState {
+impl SweptStatus {
     /// The name as in `sweep.json`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -43,7 +43,7 @@ impl RunState {
     }
 }
 
-impl From<RunStatus> for RunState {
+impl From<RunStatus> for SweptStatus {
     fn from(status: RunStatus) -> Self {
         match status {
             RunStatus::Missing => Self::Missing,
@@ -55,7 +55,7 @@ impl From<RunStatus> for RunState {
 
 /// A run in `sweep.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunRecord {
+pub struct SweptRun {
     /// The order's name.
     pub order: String,
     /// The method's label.
@@ -70,7 +70,7 @@ pub struct RunRecord {
     /// The run directory, relative to that of the sweep.
     pub directory: String,
     /// How far it is.
-    pub status: RunState,
+    pub status: SweptStatus,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -79,7 +79,7 @@ pub struct RunRecord {
     pub metrics: BTreeMap<Metric, Option<f64>>,
 }
 
-impl RunRecord {
+impl SweptRun {
     /// A metric; `None` until the run is finished, and where it is not defined.
     pub fn metric(&self, metric: Metric) -> Option<f64> {
         self.metrics.get(&metric).copied().flatten()
@@ -114,7 +114,7 @@ pub struct SweepResults {
     /// The tasks of each order.
     pub orders: BTreeMap<String, Vec<String>>,
     /// The runs.
-    pub runs: Vec<RunRecord>,
+    pub runs: Vec<SweptRun>,
     /// Means over seeds.
     pub summary: Vec<Group>,
     /// Wall-clock times of finished runs, by directory.
@@ -126,7 +126,7 @@ pub struct SweepResults {
 pub struct Ledger<'a> {
     runs: &'a [PlannedRun],
     out: PathBuf,
-    records: Vec<RunRecord>,
+    records: Vec<SweptRun>,
     timings: BTreeMap<String, Timings>,
     orders: BTreeMap<String, Vec<String>>,
     /// Fingerprints of model folders, each read once.
@@ -146,14 +146,14 @@ impl<'a> Ledger<'a> {
             if !orders.contains_key(&run.order) {
                 orders.insert(run.order.clone(), run.config.tasks()?);
             }
-            records.push(RunRecord {
+            records.push(SweptRun {
                 order: run.order.clone(),
                 label: run.label.clone(),
                 candidate: run.candidate.map(|candidate| candidate + 1),
                 method: run.config.method.name.as_str().to_owned(),
                 seed: run.seed,
                 directory: run.directory.clone(),
-                status: RunState::Missing,
+                status: SweptStatus::Missing,
                 error: None,
                 metrics: Metric::ALL.map(|metric| (metric, None)).into(),
             });
@@ -192,7 +192,7 @@ impl<'a> Ledger<'a> {
 
     /// Records that run `index` ended with an error.
     pub fn fail(&mut self, index: usize, error: String) {
-        self.records[index].status = RunState::Failed;
+        self.records[index].status = SweptStatus::Failed;
         self.records[index].error = Some(error);
     }
 
@@ -207,13 +207,13 @@ impl<'a> Ledger<'a> {
     }
 
     /// What is known of each run.
-    pub fn records(&self) -> &[RunRecord] {
+    pub fn records(&self) -> &[SweptRun] {
         &self.records
     }
 
     /// The number of runs with nothing left to do.
     pub fn finished(&self) -> usize {
-        let finished = |record: &&RunRecord| record.status == RunState::Finished;
+        let finished = |record: &&SweptRun| record.status == SweptStatus::Finished;
         self.records.iter().filter(finished).count()
     }
 
@@ -238,10 +238,10 @@ impl<'a> Ledger<'a> {
 
     /// Means over seeds, in the order of the runs.
     pub fn groups(&self) -> Vec<Group> {
-        let mut groups: Vec<(&RunRecord, Vec<&RunRecord>)> = Vec::new();
+        let mut groups: Vec<(&SweptRun, Vec<&SweptRun>)> = Vec::new();
         for record in &self.records {
             let key =
-                |record: &RunRecord| (record.order.clone(), record.label.clone(), record.candidate);
+                |record: &SweptRun| (record.order.clone(), record.label.clone(), record.candidate);
             match groups
                 .iter_mut()
                 .find(|(first, _)| key(first) == key(record))
@@ -255,7 +255,7 @@ impl<'a> Ledger<'a> {
             .map(|(first, members)| {
                 let finished = members
                     .iter()
-                    .filter(|record| record.status == RunState::Finished);
+                    .filter(|record| record.status == SweptStatus::Finished);
                 let over = |metric| {
                     let values = finished.clone().map(|record| record.metric(metric));
                     (metric, spread(values))
@@ -326,12 +326,12 @@ mod tests {
     #[test]
     fn metrics_are_keys_among_the_others() {
         let whole = r#"{"order":"a","label":"x","method":"o-lora","seed":1,"directory":"a/x/seed-1","status":"finished","ap":75.5,"ap_by_sample":76.0,"bwt":-1.5,"forgetting":null,"fwt":2.0,"learning_accuracy":80.0}"#;
-        let run: RunRecord = serde_json::from_str(whole).unwrap();
+        let run: SweptRun = serde_json::from_str(whole).unwrap();
         assert_eq!(run.metric(Metric::Ap), Some(75.5));
         assert_eq!(run.metric(Metric::Forgetting), None);
         assert_eq!(serde_json::to_string(&run).unwrap(), whole);
         let other = whole.replace(r#""fwt":2.0"#, r#""of_another_version":[2]"#);
-        let run: RunRecord = serde_json::from_str(&other).unwrap();
+        let run: SweptRun = serde_json::from_str(&other).unwrap();
         assert_eq!(run.metrics.len(), Metric::ALL.len());
         assert_eq!(run.metric(Metric::Fwt), None);
 

@@ -15,7 +15,7 @@ mod tune;
 
 pub use self::error::SweepError;
 pub use self::file::{EXAMPLE, MethodSpec, OrderSpec, SweepFile, TuneSpec};
-pub use self::ledger::{Group, Ledger, RunRecord, RunState, SWEEP_FILE, SweepResults};
+pub use self::ledger::{Group, Ledger, SWEEP_FILE, SweepResults, SweptRun, SweptStatus};
 pub use self::plan::{PlannedRun, Sweep, check_inputs};
 pub use self::tune::{CHOSEN_FILE, Candidate, Choice, TUNE_FILE, TuneResults, choose};
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::ledger::{Ledger, RunRecord, RunState};
+use super::ledger::{Ledger, SweptRun, SweptStatus};
 use super::{OrderSpec, Sweep, SweepError};
 use crate::config::load::is_relative_path;
 use crate::files::atomic_write;
@@ -31,7 +31,7 @@ pub struct TuneResults {
     /// One for each method with a grid.
     pub choices: Vec<Choice>,
     /// The runs.
-    pub runs: Vec<RunRecord>,
+    pub runs: Vec<SweptRun>,
     /// Wall-clock times of finished runs, by directory.
     pub timings: BTreeMap<String, Timings>,
 }
@@ -87,7 +87,7 @@ pub fn choose(sweep: &Sweep, ledger: &Ledger<'_>) -> Result<TuneResults, SweepEr
             .enumerate()
             .map(|(at, set)| {
                 let of_it =
-                    |record: &&RunRecord| record.label == label && record.candidate == Some(at + 1);
+                    |record: &&SweptRun| record.label == label && record.candidate == Some(at + 1);
                 candidate(set, ledger.records().iter().filter(of_it))
             })
             .collect();
@@ -112,20 +112,20 @@ pub fn choose(sweep: &Sweep, ledger: &Ledger<'_>) -> Result<TuneResults, SweepEr
     })
 }
 
-fn candidate<'a>(set: &Table, records: impl Iterator<Item = &'a RunRecord>) -> Candidate {
-    let records: Vec<&RunRecord> = records.collect();
+fn candidate<'a>(set: &Table, records: impl Iterator<Item = &'a SweptRun>) -> Candidate {
+    let records: Vec<&SweptRun> = records.collect();
     let count = |state| records.iter().filter(|run| run.status == state).count();
     let scores: Option<Vec<f64>> = records
         .iter()
-        .map(|run| (run.status == RunState::Finished).then(|| run.metric(Metric::Ap))?)
+        .map(|run| (run.status == SweptStatus::Finished).then(|| run.metric(Metric::Ap))?)
         .collect();
     let scores = scores.filter(|scores| !scores.is_empty());
     Candidate {
         set: set.clone(),
         score: scores.map(|scores| scores.iter().sum::<f64>() / scores.len() as f64),
         runs: records.len(),
-        finished: count(RunState::Finished),
-        failed: count(RunState::Failed),
+        finished: count(SweptStatus::Finished),
+        failed: count(SweptStatus::Failed),
     }
 }
 
