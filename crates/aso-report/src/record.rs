@@ -447,9 +447,8 @@ fn trainable_parameters(
     results: &RunResults,
     frozen: bool,
 ) -> Result<Option<u64>, ReportError> {
-    let mut known = MethodName::ALL.into_iter();
-    let method = known.find(|method| method.as_str() == results.method);
-    let frozen = frozen || method.is_some_and(|method| !method.trains_a());
+    let method = results.method.parse::<MethodName>();
+    let frozen = frozen || method.is_ok_and(|method| !method.trains_a());
     let fixed = frozen.then_some("lora_A");
     let files = results.tasks.iter().enumerate().rev();
     let mut files = files.map(|(index, task)| adapter_dir(dir, index, task).join(WEIGHTS_FILE));

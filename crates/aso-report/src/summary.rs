@@ -241,10 +241,9 @@ pub(crate) struct ResultLine<'a> {
 impl ResultLine<'_> {
     /// Whether the method is a bound for the others ([`MethodName::is_bound`]).
     fn is_bound(&self) -> bool {
-        let known = MethodName::ALL
-            .iter()
-            .find(|name| name.as_str() == self.method);
-        known.is_some_and(|name| name.is_bound())
+        self.method
+            .parse::<MethodName>()
+            .is_ok_and(MethodName::is_bound)
     }
 
     /// The metric, if the runs have it.

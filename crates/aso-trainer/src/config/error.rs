@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::MethodName;
+
 /// Where a value of the configuration comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -101,6 +103,14 @@ pub enum ConfigError {
     /// The resolved configuration has no TOML form.
     #[error("the configuration cannot be written as TOML: {0}")]
     Write(#[from] toml::ser::Error),
+}
+
+/// A name that no method has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("method \"{found}\": expected one of {known}", known = MethodName::ALL.map(MethodName::as_str).join(", "))]
+pub struct UnknownMethod {
+    /// The name.
+    pub found: String,
 }
 
 fn hint(suggestion: Option<&str>, known: &[&str]) -> String {

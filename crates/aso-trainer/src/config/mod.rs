@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::embedded::EmbeddedModel;
 use crate::method::{MemorySize, Structure};
 
-pub use self::error::{ConfigError, Origin};
+pub use self::error::{ConfigError, Origin, UnknownMethod};
 pub use self::example::{ExampleKind, example};
 use self::schema::{plain, settings};
 
@@ -360,6 +360,20 @@ impl MethodSettings {
             Some(ratio) => MemorySize::Ratio(ratio),
             None => MemorySize::PerClass(self.memory_per_class),
         }
+    }
+}
+
+impl std::str::FromStr for MethodName {
+    type Err = UnknownMethod;
+
+    /// The method of that name, as in a configuration file.
+    fn from_str(name: &str) -> Result<Self, UnknownMethod> {
+        let mut known = Self::ALL.into_iter();
+        known
+            .find(|method| method.as_str() == name)
+            .ok_or_else(|| UnknownMethod {
+                found: name.to_owned(),
+            })
     }
 }
 
@@ -834,6 +848,16 @@ mod tests {
         let train = &config.train;
         assert_eq!((train.batch_size, train.micro_batch()), (64, 64));
         assert_eq!((train.beta1, train.beta2, train.eps), (0.9, 0.999, 1e-8));
+    }
+
+    #[test]
+    fn methods_are_found_by_their_names() {
+        for method in MethodName::ALL {
+            assert_eq!(method.as_str().parse(), Ok(method));
+        }
+        let error = "ASO-LoRA".parse::<MethodName>().unwrap_err().to_string();
+        let expected = "method \"ASO-LoRA\": expected one of aso-lora, o-lora, inc-lora";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[test]
