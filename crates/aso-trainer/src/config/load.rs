@@ -14,8 +14,7 @@ use super::{ConfigError, HUB, Origin, RunConfig};
 /// The keys that hold a path, as section and name.
 const PATH_KEYS: [(&str, &str); 2] = [("model", "path"), ("data", "path")];
 
-/// Pairs of keys of which only one may be set. A `--set` of one removes the other from the file's
-/// values.
+/// Pairs of keys of which only one may be set. One that is laid over a file's values removes the other from them.
 const ALTERNATIVES: [(&str, &str, &str); 2] =
     [("stream", "order", "tasks"), ("train", "epochs", "steps")];
 
@@ -398,6 +397,15 @@ pub(crate) fn is_relative_path(key: &str, value: &str, base: &Path) -> bool {
         && is_file(value)
         && Path::new(value).is_relative()
         && !(key.starts_with("model.") && super::is_hub_id(base, value))
+}
+
+/// The dotted key that may not be set beside this one.
+pub(crate) fn alternative(key: &str) -> Option<String> {
+    let (section, name) = key.split_once('.')?;
+    let pairs = ALTERNATIVES.iter().filter(|pair| pair.0 == section);
+    let mut pairs = pairs.flat_map(|&(_, one, other)| [(one, other), (other, one)]);
+    let (_, other) = pairs.find(|(one, _)| *one == name)?;
+    Some(format!("{section}.{other}"))
 }
 
 /// Removes from `table` the alternative of each key that `overlay` sets.

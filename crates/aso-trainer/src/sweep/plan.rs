@@ -937,6 +937,37 @@ set = { "data.max_eval" = 5 }
     }
 
     #[test]
+    fn a_chosen_value_takes_the_place_of_its_alternative() {
+        let text = r#"[[methods]]
+label = "order"
+set = { "train.steps" = 3, "stream.order" = "order1p" }
+grid = [{ "train.epochs" = 2, "stream.tasks" = ["topic-news"] }]
+[[methods]]
+label = "tasks"
+set = { train = { epochs = 3 }, stream = { tasks = ["topic-news"] } }
+grid = [{ "train.steps" = 2, "stream.order" = "order1p" }]
+"#;
+        let dir = write(&[("sweep.toml", text)]);
+        let sweep = Sweep::load(&dir.path().join("sweep.toml"), &[]).unwrap();
+        let candidates = sweep.candidates().unwrap();
+        let ledger = Ledger::open(&candidates, dir.path()).unwrap();
+        let mut results = choose(&sweep, &ledger).unwrap();
+        for choice in &mut results.choices {
+            choice.chosen = Some(1);
+        }
+        let path = dir.path().join("chosen.toml");
+        results.write_chosen(&sweep, &path).unwrap();
+        let runs = Sweep::load(&path, &[]).unwrap().runs().unwrap();
+        for (run, candidate) in runs.iter().zip(&candidates) {
+            assert_eq!(run.config.train, candidate.config.train);
+            assert_eq!(run.config.stream, candidate.config.stream);
+        }
+        assert_eq!(runs[0].config.tasks().unwrap(), ["topic-news"]);
+        let order1p = ["dbpedia", "amazon", "agnews"];
+        assert_eq!(runs[1].config.tasks().unwrap(), order1p);
+    }
+
+    #[test]
     fn settings_are_never_chosen_on_test() {
         let test = "\"data.eval_split\" = \"test\"";
         for text in [

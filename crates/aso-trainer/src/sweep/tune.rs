@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use super::ledger::{Ledger, SweptRun, SweptStatus};
 use super::{OrderSpec, Sweep, SweepError};
-use crate::config::load::is_relative_path;
+use crate::config::load::{alternative, is_relative_path};
 use crate::files::atomic_write;
 use crate::metrics::Metric;
 use crate::results::Timings;
@@ -208,7 +208,10 @@ impl TuneResults {
                     return Err(SweepError::NothingToChoose { label });
                 };
                 for (key, value) in moved(chosen) {
-                    drop_alternative(&mut set, &key);
+                    // Of two keys that replace one another, the candidate's counts.
+                    if let Some(replaced) = alternative(&key) {
+                        set.remove(&replaced);
+                    }
                     set.insert(key, value);
                 }
             }
@@ -276,15 +279,6 @@ fn flat(table: &Table, from: &Path, to: &Path) -> Table {
 fn bare(name: &str) -> bool {
     let bare = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     !name.is_empty() && name.chars().all(bare)
-}
-
-/// Of two keys that replace one another, the candidate's counts.
-fn drop_alternative(set: &mut Table, key: &str) {
-    match key {
-        "train.epochs" => set.remove("train.steps"),
-        "train.steps" => set.remove("train.epochs"),
-        _ => None,
-    };
 }
 
 fn is_empty(value: &Value) -> bool {
