@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::UNIX_EPOCH;
 
-use aso_trainer::config::{MethodName, RunConfig};
+use aso_trainer::config::{MethodName, RunConfig, flatten};
 use aso_trainer::files::{CONFIG_FILE, FilesError, read_json};
 use aso_trainer::results::{RESULTS_FILE, RunResults};
 use aso_trainer::similarity::{SIMILARITY_FILE, TaskSimilarities};
@@ -334,21 +334,15 @@ fn read_config(path: &Path, text: &str) -> Result<BTreeMap<String, String>, Repo
         path: path.to_owned(),
         source: Box::new(source),
     })?;
-    let mut keys = BTreeMap::new();
-    descend("", &plain, &mut keys);
+    let mut keys = values(&plain);
     if keys.is_empty() {
         return Ok(keys);
     }
-    let of = |config: &RunConfig| toml::Table::try_from(config).unwrap_or_default();
+    let of = |config: &RunConfig| values(&toml::Table::try_from(config).unwrap_or_default());
     match RunConfig::parse(text, path, &[]) {
-        Ok(config) => {
-            keys.clear();
-            descend("", &of(&config.resolved()), &mut keys);
-        }
+        Ok(config) => keys = of(&config.resolved()),
         Err(_) => {
-            let mut defaults = BTreeMap::new();
-            descend("", &of(&RunConfig::default()), &mut defaults);
-            for (key, value) in defaults {
+            for (key, value) in of(&RunConfig::default()) {
                 keys.entry(key).or_insert(value);
             }
         }
@@ -356,22 +350,14 @@ fn read_config(path: &Path, text: &str) -> Result<BTreeMap<String, String>, Repo
     Ok(keys)
 }
 
-fn descend(prefix: &str, table: &toml::Table, keys: &mut BTreeMap<String, String>) {
-    for (key, value) in table {
-        let key = match prefix {
-            "" => key.clone(),
-            _ => format!("{prefix}.{key}"),
-        };
-        match value {
-            toml::Value::Table(table) => descend(&key, table, keys),
-            value => {
-                let text = value
-                    .as_str()
-                    .map_or_else(|| value.to_string(), str::to_owned);
-                keys.insert(key, text);
-            }
-        }
-    }
+/// Every dotted key with its value, strings without quotes.
+fn values(table: &toml::Table) -> BTreeMap<String, String> {
+    let text = |value: toml::Value| match value {
+        toml::Value::String(text) => text,
+        value => value.to_string(),
+    };
+    let values = flatten(table).into_iter();
+    values.map(|(key, value)| (key, text(value))).collect()
 }
 
 /// The lines of a JSONL file, each parsed; an incomplete last line, which a killed process leaves, is passed over.

@@ -1,13 +1,13 @@
 //! Run directories: start, resume, extend.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
 
-use crate::config::RunConfig;
+use crate::config::{ConfigError, RunConfig, flatten};
 use crate::events::Observer;
 use crate::files::{CONFIG_FILE, RunDir, atomic_write, check_run_dir, prepare_run_dir};
 use crate::load::{Loaded, load_model, open_library};
@@ -201,11 +201,10 @@ fn refuse_changes(path: &Path, stored: &RunConfig, now: &RunConfig) -> Result<()
     let (stored, now) = (flat(&stored.resolved())?, flat(&now.resolved())?);
     let keys = stored.keys().chain(now.keys());
     for key in keys.filter(|key| !FREE_KEYS.contains(&key.as_str())) {
-        let value = |table: &BTreeMap<String, String>| {
+        let value = |table: &Table| {
             table
                 .get(key)
-                .cloned()
-                .unwrap_or_else(|| "unset".to_owned())
+                .map_or_else(|| "unset".to_owned(), Value::to_string)
         };
         let (expected, found) = (value(&stored), value(&now));
         if expected != found {
@@ -221,25 +220,7 @@ fn refuse_changes(path: &Path, stored: &RunConfig, now: &RunConfig) -> Result<()
     Ok(())
 }
 
-/// Every set key with its value as TOML.
-fn flat(config: &RunConfig) -> Result<BTreeMap<String, String>, TrainerError> {
-    fn walk(prefix: &str, table: &toml::Table, into: &mut BTreeMap<String, String>) {
-        for (key, value) in table {
-            let path = if prefix.is_empty() {
-                key.clone()
-            } else {
-                format!("{prefix}.{key}")
-            };
-            match value {
-                toml::Value::Table(table) => walk(&path, table, into),
-                value => {
-                    into.insert(path, value.to_string());
-                }
-            }
-        }
-    }
-    let table = toml::Table::try_from(config).map_err(crate::config::ConfigError::from)?;
-    let mut values = BTreeMap::new();
-    walk("", &table, &mut values);
-    Ok(values)
+/// Every set key with its value.
+fn flat(config: &RunConfig) -> Result<Table, ConfigError> {
+    Ok(flatten(&Table::try_from(config)?))
 }

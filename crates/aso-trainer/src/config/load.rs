@@ -352,6 +352,35 @@ pub(crate) fn dotted(key: &str) -> Option<Vec<String>> {
     single_path(&format!("{key} = 0").parse::<Table>().ok()?)
 }
 
+/// The values of a table and of all tables in it, by dotted key. Names of inner tables are quoted where TOML wants it; those of the
+/// outermost one may be dotted already, as in sweep files.
+pub fn flatten(table: &Table) -> Table {
+    fn walk(prefix: &str, table: &Table, flat: &mut Table) {
+        for (name, value) in table {
+            let key = match prefix {
+                "" => name.clone(),
+                _ if is_bare(name) => format!("{prefix}.{name}"),
+                _ => format!("{prefix}.{}", Value::String(name.clone())),
+            };
+            match value {
+                Value::Table(below) => walk(&key, below, flat),
+                value => {
+                    flat.insert(key, value.clone());
+                }
+            }
+        }
+    }
+    let mut flat = Table::new();
+    walk("", table, &mut flat);
+    flat
+}
+
+/// Whether TOML takes the name without quotes.
+fn is_bare(name: &str) -> bool {
+    let bare = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    !name.is_empty() && name.chars().all(bare)
+}
+
 /// The path to the only leaf of a table.
 fn single_path(table: &Table) -> Option<Vec<String>> {
     let mut entries = table.iter();
@@ -748,6 +777,24 @@ mod tests {
         assert!(Path::new(&config.model.path).is_absolute());
         let config = parse("[model]\npath = \"./src/config\"\n", &[]).unwrap();
         assert!(matches!(config.model.source(), ModelSource::Folder(_)));
+    }
+
+    #[test]
+    fn tables_become_dotted_keys() {
+        let table: Table = r#"
+            "train.lr" = 0.1
+            [stream.overrides."a.b"]
+            lr = 0.2
+            [model]
+            path = "t5"
+        "#
+        .parse()
+        .unwrap();
+        let flat = flatten(&table);
+        let keys: Vec<&String> = flat.keys().collect();
+        let expected = ["model.path", "stream.overrides.\"a.b\".lr", "train.lr"];
+        assert_eq!(keys, expected);
+        assert_eq!(flat["model.path"].as_str(), Some("t5"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use toml::{Table, Value};
 
 use super::ledger::{Ledger, SweptRun, SweptStatus};
 use super::{OrderSpec, Sweep, SweepError};
+use crate::config::flatten;
 use crate::config::load::{alternative, is_relative_path};
 use crate::files::atomic_write;
 use crate::metrics::Metric;
@@ -154,7 +155,7 @@ fn at_edge(candidates: &[Candidate], chosen: usize) -> Vec<String> {
             .or(value.as_integer().map(|int| int as f64))
     };
     let numbers = |candidate: &Candidate| -> Vec<(String, f64)> {
-        let flat = flat(&candidate.set, Path::new(""), Path::new("")).into_iter();
+        let flat = flatten(&candidate.set).into_iter();
         flat.filter_map(|(key, value)| Some((key, number(&value)?)))
             .collect()
     };
@@ -181,7 +182,7 @@ impl TuneResults {
     /// [`SweepError::NothingToChoose`] if a method with a grid has no chosen candidate.
     pub fn chosen(&self, sweep: &Sweep, folder: &Path) -> Result<String, SweepError> {
         let from = sweep.path().parent().unwrap_or(Path::new(""));
-        let moved = |table: &Table| flat(table, from, folder);
+        let moved = |table: &Table| relocated(table, from, folder);
         let mut file = sweep.file().clone();
         if let Some(base) = &mut file.base
             && base.is_relative()
@@ -247,24 +248,8 @@ impl TuneResults {
 }
 
 /// A table of dotted keys, with relative paths below `from` made relative to `to`.
-fn flat(table: &Table, from: &Path, to: &Path) -> Table {
-    fn walk(prefix: &str, table: &Table, into: &mut Table) {
-        for (name, value) in table {
-            let key = match prefix {
-                "" => name.clone(),
-                _ if bare(name) => format!("{prefix}.{name}"),
-                _ => format!("{prefix}.{}", Value::String(name.clone())),
-            };
-            match value {
-                Value::Table(below) => walk(&key, below, into),
-                value => {
-                    into.insert(key, value.clone());
-                }
-            }
-        }
-    }
-    let mut flat = Table::new();
-    walk("", table, &mut flat);
+fn relocated(table: &Table, from: &Path, to: &Path) -> Table {
+    let mut flat = flatten(table);
     for (key, value) in flat.iter_mut() {
         if let Value::String(path) = value
             && is_relative_path(key, path, from)
@@ -273,12 +258,6 @@ fn flat(table: &Table, from: &Path, to: &Path) -> Table {
         }
     }
     flat
-}
-
-/// Whether TOML takes the name without quotes.
-fn bare(name: &str) -> bool {
-    let bare = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
-    !name.is_empty() && name.chars().all(bare)
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -377,22 +356,10 @@ mod tests {
     }
 
     #[test]
-    fn keys_become_dotted() {
-        let table: Table = r#"
-            "train.lr" = 0.1
-            [stream.overrides."a.b"]
-            lr = 0.2
-            [model]
-            path = "t5"
-        "#
-        .parse()
-        .unwrap();
-        let flat = flat(&table, Path::new("/w/here"), Path::new("/w/there"));
-        let keys: Vec<&String> = flat.keys().collect();
-        assert_eq!(
-            keys,
-            ["model.path", "stream.overrides.\"a.b\".lr", "train.lr"]
-        );
-        assert_eq!(flat["model.path"].as_str(), Some("../here/t5"));
+    fn relative_paths_follow_the_file() {
+        let table: Table = "train.lr = 0.1\n[model]\npath = \"t5\"".parse().unwrap();
+        let moved = relocated(&table, Path::new("/w/here"), Path::new("/w/there"));
+        assert_eq!(moved["model.path"].as_str(), Some("../here/t5"));
+        assert_eq!(moved["train.lr"].as_float(), Some(0.1));
     }
 }
