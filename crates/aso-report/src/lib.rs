@@ -31,7 +31,8 @@ mod testing;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use aso_trainer::files::{FilesError, atomic_write};
+use aso_trainer::files::atomic_write;
+use aso_trainer::folder::create_dir;
 pub use aso_trainer::metrics::Metric;
 
 pub use across::AcrossOrders;
@@ -124,7 +125,7 @@ impl Report {
     /// # Errors
     /// [`ReportError::Files`] names the file.
     pub fn write_figures(&self, dir: &Path) -> Result<(), ReportError> {
-        create(dir)?;
+        create_dir(dir)?;
         for figure in self.figures()? {
             let path = dir.join(format!("{}.svg", figure.name));
             atomic_write(&path, figure.file().as_bytes())?;
@@ -173,16 +174,6 @@ impl Names {
         self.taken.insert(free.clone());
         free
     }
-}
-
-fn create(dir: &Path) -> Result<(), ReportError> {
-    std::fs::create_dir_all(dir).map_err(|source| {
-        FilesError::Io {
-            path: dir.to_owned(),
-            source,
-        }
-        .into()
-    })
 }
 
 #[cfg(test)]

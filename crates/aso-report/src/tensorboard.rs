@@ -6,7 +6,8 @@
 
 use std::path::Path;
 
-use aso_trainer::files::{FilesError, atomic_write};
+use aso_trainer::files::atomic_write;
+use aso_trainer::folder::create_dir;
 use prost::Message;
 
 use crate::ReportError;
@@ -50,10 +51,7 @@ struct Scalar {
 /// # Errors
 /// [`ReportError::Files`] names the file.
 pub fn write_run(run: &RunRecord, dir: &Path) -> Result<(), ReportError> {
-    std::fs::create_dir_all(dir).map_err(|source| FilesError::Io {
-        path: dir.to_owned(),
-        source,
-    })?;
+    create_dir(dir)?;
     let name = format!("events.out.tfevents.{:010}.aso", run.started as u64);
     atomic_write(&dir.join(name), &events(run))?;
     Ok(())

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{FilesError, atomic_write};
+use crate::folder::create_dir;
 use crate::state::numbered;
 
 /// Folder of the answers in a run directory.
@@ -76,10 +77,7 @@ pub(crate) fn copy_predictions(
 /// Writes a file and the folders that it lies in.
 fn write_whole(path: &Path, text: &[u8]) -> Result<(), FilesError> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|source| FilesError::Io {
-            path: folder.to_owned(),
-            source,
-        })?;
+        create_dir(folder)?;
     }
     atomic_write(path, text)
 }

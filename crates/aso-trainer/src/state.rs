@@ -19,6 +19,7 @@ pub use aso_lora::peft::WEIGHTS_FILE;
 use crate::TrainerError;
 use crate::config::{EvalSettings, EvalTasks};
 use crate::files::{FilesError, TEMPORARY, atomic_dir, atomic_write, read_json, write_json};
+use crate::folder::create_dir;
 use crate::method::MethodState;
 use crate::metrics::AccuracyMatrix;
 use crate::optimizer::{MomentState, SubspaceOptimizer, parameters};
@@ -230,10 +231,7 @@ impl KeptState {
         if !state.tensors.is_empty() {
             let name = format!("task-{task:02}.safetensors");
             let path = dir.join(&name);
-            std::fs::create_dir_all(dir).map_err(|source| FilesError::Io {
-                path: dir.to_owned(),
-                source,
-            })?;
+            create_dir(dir)?;
             let bytes = state.tensor_bytes().map_err(|e| moments_error(&path, e))?;
             atomic_write(&path, &bytes)?;
             file = Some(name);

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::codec::TextCodec;
 use crate::files::{FilesError, atomic_write};
+use crate::folder::create_dir;
 
 /// A folder of tokenised examples.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,10 +170,7 @@ fn write(path: &Path, examples: &[EncodedExample]) -> Result<(), FilesError> {
     let digest = Sha256::digest(&bytes);
     bytes.extend_from_slice(&digest);
     if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).map_err(|source| FilesError::Io {
-            path: dir.to_owned(),
-            source,
-        })?;
+        create_dir(dir)?;
     }
     atomic_write(path, &bytes)
 }

@@ -19,6 +19,7 @@ use super::{
     CHECKPOINT_EVERY, PretrainConfig, PretrainData, PretrainError, PretrainLength, PretrainProgress,
 };
 use crate::files::{FilesError, RunLock, atomic_dir, atomic_write, read_json, write_json};
+use crate::folder::create_dir;
 
 /// Steps between two reports.
 const REPORT_EVERY: usize = 50;
@@ -97,10 +98,7 @@ impl<'a> Fitting<'a> {
         }
         let run = hash.finalize();
         let lock = |dir: &Path| {
-            std::fs::create_dir_all(dir).map_err(|source| FilesError::Io {
-                path: dir.to_owned(),
-                source,
-            })?;
+            create_dir(dir)?;
             RunLock::acquire(dir)
         };
         Ok(Self {
