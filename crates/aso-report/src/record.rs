@@ -74,7 +74,7 @@ pub struct RunRecord {
     pub trainable_parameters: Option<u64>,
     /// `similarity.json`, where there is one.
     pub similarity: Option<TaskSimilarities>,
-    /// When the run was started (`config.toml` was written), in seconds since 1970.
+    /// When the run was started, or given further tasks (`config.toml` was written), in seconds since 1970.
     pub started: f64,
 }
 

@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use crate::config::{ConfigError, RunConfig, flatten};
 use crate::events::Observer;
-use crate::files::{CONFIG_FILE, RunDir, atomic_write, check_run_dir, prepare_run_dir};
+use crate::files::{CONFIG_FILE, FilesError, RunDir, atomic_write, check_run_dir, prepare_run_dir};
 use crate::load::{Loaded, load_model, open_library};
 use crate::method::{self, Method, Structure};
 use crate::results::{RESULTS_FILE, RunResults};
@@ -170,13 +170,21 @@ impl Run {
         let targets = loaded.model.default_targets();
         let lora = method.lora(config.lora.to_lora_config(targets));
         loaded.model.check_targets(&lora)?;
-        atomic_write(&dir.path.join(CONFIG_FILE), config.to_toml()?.as_bytes())?;
+        write_changed(&dir.path.join(CONFIG_FILE), config.to_toml()?.as_bytes())?;
         let path = dir.path.clone();
         let mut trainer = Trainer::new(loaded, config, method, tasks, dir)?;
         let outcome = trainer.run(observer, stop)?;
         let results = trainer.results();
         results.write(&path)?;
         Ok((outcome, results))
+    }
+}
+
+/// Writes a file unless it holds these bytes already: a resumed run keeps the time at which it was started.
+fn write_changed(path: &Path, bytes: &[u8]) -> Result<(), FilesError> {
+    match std::fs::read(path) {
+        Ok(stored) if stored == bytes => Ok(()),
+        _ => atomic_write(path, bytes),
     }
 }
 
@@ -223,4 +231,30 @@ fn refuse_changes(path: &Path, stored: &RunConfig, now: &RunConfig) -> Result<()
 /// Every set key with its value.
 fn flat(config: &RunConfig) -> Result<Table, ConfigError> {
     Ok(flatten(&Table::try_from(config)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_file_is_that_of_its_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(CONFIG_FILE);
+        let modified = || path.metadata().unwrap().modified().unwrap();
+        let age = || {
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        };
+        write_changed(&path, b"seed = 1").unwrap();
+        age();
+        write_changed(&path, b"seed = 1").unwrap();
+        assert_eq!(modified(), SystemTime::UNIX_EPOCH);
+        write_changed(&path, b"seed = 2").unwrap();
+        assert_ne!(modified(), SystemTime::UNIX_EPOCH);
+        assert_eq!(std::fs::read(&path).unwrap(), b"seed = 2");
+    }
 }
