@@ -7,11 +7,12 @@ use aso_backbones::AutoConfig;
 use aso_data::{OrderPreset, task_files_order};
 use toml::{Table, Value};
 
-use super::SweepError;
 use super::file::{MethodSpec, OrderSpec, SweepFile};
+use super::{CHOSEN_FILE, LOG_FOLDER, SWEEP_FILE, SweepError, TUNE_FILE};
 use crate::TrainerError;
 use crate::config::load::{Overlay, Source, dotted};
 use crate::config::{ConfigError, ModelSource, Origin, RunConfig, Select};
+use crate::files::LOCK_FILE;
 use crate::load::open_library;
 use crate::run::{self, RunStatus};
 use crate::task::check_dev;
@@ -19,8 +20,8 @@ use crate::task::check_dev;
 /// The name of the order where the file gives none.
 const BASE_ORDER: &str = "stream";
 
-/// Names that the folder of a sweep needs for itself.
-const RESERVED: [&str; 1] = [super::LOG_FOLDER];
+/// Names that the folder of a sweep, or of a tuning, needs for itself.
+const RESERVED: [&str; 5] = [LOG_FOLDER, SWEEP_FILE, TUNE_FILE, CHOSEN_FILE, LOCK_FILE];
 
 /// A sweep file, read and checked.
 #[derive(Debug, Clone)]
@@ -430,9 +431,14 @@ impl Sweep {
         let file = self.file.clone();
         for (name, order) in &file.orders {
             let place = ["orders", name.as_str()];
-            if !is_folder_name(name) || RESERVED.contains(&name.as_str()) {
-                let expected = "a name of letters, digits, `-`, `_` and `.` (not `logs`), for it names a folder";
-                return Err(self.invalid(&place, expected, format!("\"{name}\"")));
+            // Some file systems do not tell `Logs` from `logs`.
+            let reserved = RESERVED.iter().any(|own| own.eq_ignore_ascii_case(name));
+            if reserved || !is_folder_name(name) {
+                let expected = format!(
+                    "a name of letters, digits, `-`, `_` and `.` (none of {}), for it names a folder",
+                    RESERVED.join(", ")
+                );
+                return Err(self.invalid(&place, &expected, format!("\"{name}\"")));
             }
             let tasks = match order {
                 OrderSpec::Tasks(tasks) => tasks.clone(),
@@ -756,7 +762,15 @@ orders = ["short"]
                 "[orders]\n\"a/b\" = [\"x\"]",
                 "sweep.toml:2: `orders.a/b`: expected a name of letters",
             ),
-            ("[orders]\nlogs = [\"x\"]", "sweep.toml:2: `orders.logs`"),
+            (
+                "[orders]\nlogs = [\"x\"]",
+                "sweep.toml:2: `orders.logs`: expected a name of letters, digits, `-`, `_` and `.` \
+                 (none of logs, sweep.json, tune.json, chosen.toml, run.lock)",
+            ),
+            (
+                "[orders]\n\"Sweep.json\" = [\"x\"]",
+                "sweep.toml:2: `orders.Sweep.json`: expected a name",
+            ),
             (
                 "[orders]\na = \"order99\"",
                 "sweep.toml:2: `orders.a`: expected a list of tasks, or one of order1",
