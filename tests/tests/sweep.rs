@@ -389,10 +389,9 @@ seeds = [5]
         text(&chosen),
     ];
     let table = succeed(&arguments);
-    assert!(
-        table.contains("seq-lora: 4 configurations, 4 runs"),
-        "{table}"
-    );
+    for part in ["a: topic-news\n", "seq-lora: 4 configurations, 4 runs"] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
     let tuned = json(&out.join("tune.json"));
     assert_eq!(tuned["split"], "dev");
     let choice = &tuned["choices"][0];

@@ -1,5 +1,7 @@
 //! Results as tables and JSON on stdout.
 
+use std::collections::BTreeMap;
+
 use aso_trainer::RunResults;
 use aso_trainer::metrics::{Metric, Spread};
 use aso_trainer::sweep::{SweepResults, TuneResults};
@@ -165,16 +167,22 @@ pub(crate) fn sweep(results: &SweepResults) -> String {
 
 /// The runs of a sweep and what is there of them.
 pub(crate) fn planned(results: &SweepResults) -> String {
-    let orders = results.orders.iter();
-    let orders = orders.map(|(order, tasks)| format!("{order}: {}", tasks.join(" > ")));
     let mut table = table(["run", "method", "status"].map(str::to_owned).to_vec());
     for run in &results.runs {
         table.add_row([&run.directory, &run.method, run.status.as_str()]);
     }
-    format!("{}\n{table}", orders.collect::<Vec<_>>().join("\n"))
+    format!("{}\n{table}", sequences(&results.orders))
 }
 
-/// The candidates of each method with their scores on dev.
+/// The tasks of each order, a line each.
+fn sequences(orders: &BTreeMap<String, Vec<String>>) -> String {
+    let lines = orders
+        .iter()
+        .map(|(order, tasks)| format!("{order}: {}", tasks.join(" > ")));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The tasks of each order, and the candidates of each method with their scores on dev.
 pub(crate) fn tuning(results: &TuneResults) -> String {
     let tables = results.choices.iter().map(|choice| {
         let names = ["candidate", "runs", "AP on dev", ""];
@@ -199,7 +207,8 @@ pub(crate) fn tuning(results: &TuneResults) -> String {
             choice.runs
         )
     });
-    tables.collect::<Vec<_>>().join("\n\n")
+    let orders = std::iter::once(sequences(&results.orders));
+    orders.chain(tables).collect::<Vec<_>>().join("\n\n")
 }
 
 /// `mean ± sd`.
