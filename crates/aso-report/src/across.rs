@@ -6,10 +6,11 @@ use aso_trainer::metrics::{Metric, Spread};
 use serde::Serialize;
 
 use crate::ReportError;
+use crate::compare::ScoreCache;
 use crate::group::{Group, Stream};
 use crate::record::RunRecord;
 use crate::statistics::mean;
-use crate::summary::{Difference, ResultLine, ScoreCache, SeedPairs};
+use crate::summary::{Difference, ResultLine, SeedPairs};
 
 /// Several orders of the same tasks taken together. The value of a metric for a seed is its mean over the orders; everything else
 /// is as for one order, over the seeds. So intervals are about other seeds of these orders, not about other orders.

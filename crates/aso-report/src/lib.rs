@@ -15,6 +15,7 @@
 //! | [`tensorboard`] | event files |
 
 pub mod across;
+mod compare;
 pub mod error;
 pub mod group;
 mod output;

@@ -6,6 +6,8 @@ use std::path::Path;
 use aso_trainer::metrics::AccuracyMatrix;
 use aso_trainer::results::{GeneralScore, RunResults};
 
+use crate::record::RunRecord;
+
 /// Results on the tasks `a` and `b`, with 10 and 30 examples; `scores` are the rows of R.
 pub(crate) fn results(method: &str, seed: u64, scores: &[f64; 4]) -> RunResults {
     let mut matrix = AccuracyMatrix::new(2);
@@ -28,4 +30,11 @@ pub(crate) fn results(method: &str, seed: u64, scores: &[f64; 4]) -> RunResults 
 pub(crate) fn write_run(dir: &Path, results: &RunResults) {
     fs::create_dir_all(dir).expect("a folder");
     results.write(dir).expect("results.json");
+}
+
+/// A run in a directory of its own below `dir`, as it is read.
+pub(crate) fn record(dir: &Path, results: &RunResults) -> (Option<String>, RunRecord) {
+    let run = dir.join(format!("{}-{}", results.method, results.seed));
+    write_run(&run, results);
+    (None, RunRecord::read(&run).expect("a run"))
 }
