@@ -57,7 +57,8 @@ pub(super) fn check(config: &RunConfig) -> Result<(), Violation> {
     lora(config)?;
     data(config)?;
     stream(config)?;
-    method_and_attribution(config)?;
+    method(config)?;
+    attribution(config)?;
     train(config)?;
     positive("eval.batch_size", config.eval.batch_size)?;
     positive("eval.max_new_tokens", config.eval.max_new_tokens)
@@ -270,10 +271,10 @@ fn stream(config: &RunConfig) -> Result<(), Violation> {
     Ok(())
 }
 
-fn method_and_attribution(config: &RunConfig) -> Result<(), Violation> {
-    not_negative("method.lambda1", config.method.lambda1)?;
-    not_negative("method.lambda2", config.method.lambda2)?;
+fn method(config: &RunConfig) -> Result<(), Violation> {
     let method = &config.method;
+    not_negative("method.lambda1", method.lambda1)?;
+    not_negative("method.lambda2", method.lambda2)?;
     not_negative("method.sparsity", method.sparsity)?;
     not_negative("method.importance", method.importance)?;
     not_negative("method.distillation", method.distillation)?;
@@ -300,8 +301,10 @@ fn method_and_attribution(config: &RunConfig) -> Result<(), Violation> {
         method.temperature,
         above,
         "a number above 0",
-    )?;
+    )
+}
 
+fn attribution(config: &RunConfig) -> Result<(), Violation> {
     let attribution = &config.attribution;
     positive("attribution.steps", attribution.steps)?;
     if let Some(interval) = attribution.interval {
