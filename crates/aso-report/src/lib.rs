@@ -32,8 +32,7 @@ mod testing;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use aso_trainer::files::atomic_write;
-use aso_trainer::folder::create_dir;
+use aso_trainer::files::{atomic_write, create_dir};
 pub use aso_trainer::metrics::Metric;
 
 pub use across::AcrossOrders;

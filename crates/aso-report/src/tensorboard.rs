@@ -6,8 +6,7 @@
 
 use std::path::Path;
 
-use aso_trainer::files::atomic_write;
-use aso_trainer::folder::create_dir;
+use aso_trainer::files::{atomic_write, create_dir};
 use prost::Message;
 
 use crate::ReportError;

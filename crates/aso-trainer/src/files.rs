@@ -94,6 +94,14 @@ pub fn atomic_write(path: &Path, bytes: &[u8]) -> Result<(), FilesError> {
     sync_folder(folder)
 }
 
+/// Makes a folder, and those that it lies in, where it is missing.
+///
+/// # Errors
+/// [`FilesError::Io`] names the folder.
+pub fn create_dir(dir: &Path) -> Result<(), FilesError> {
+    fs::create_dir_all(dir).map_err(at(dir))
+}
+
 /// [`atomic_write`] of a value as indented JSON.
 ///
 /// # Errors

@@ -22,7 +22,7 @@
 //! | [`metrics`], [`results`] | accuracy matrix, AP, BWT, forgetting, FWT, `results.json` |
 //! | [`predictions`] | the answers behind the scores |
 //! | [`similarity`] | how alike tasks are after training |
-//! | [`state`], [`files`], [`folder`] | what is saved, and how it is saved whole |
+//! | [`state`], [`files`] | what is saved, and how it is saved whole |
 //! | [`sweep`] | [`Sweep`](sweep::Sweep): methods x orders x seeds, and choosing settings on dev |
 //! | [`events`] | what a run reports while it runs |
 //! | [`pretrain`] | full-parameter pre-training of small backbones |
@@ -35,7 +35,6 @@ pub mod error;
 pub mod evaluate;
 pub mod events;
 pub mod files;
-pub mod folder;
 pub mod load;
 pub mod method;
 pub mod metrics;

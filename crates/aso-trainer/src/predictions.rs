@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{FilesError, atomic_write};
-use crate::folder::create_dir;
+use crate::files::{FilesError, atomic_write, create_dir};
 use crate::state::numbered;
 
 /// Folder of the answers in a run directory.

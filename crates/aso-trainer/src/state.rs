@@ -18,8 +18,9 @@ pub use aso_lora::peft::WEIGHTS_FILE;
 
 use crate::TrainerError;
 use crate::config::{EvalSettings, EvalTasks};
-use crate::files::{FilesError, TEMPORARY, atomic_dir, atomic_write, read_json, write_json};
-use crate::folder::create_dir;
+use crate::files::{
+    FilesError, TEMPORARY, atomic_dir, atomic_write, create_dir, read_json, write_json,
+};
 use crate::method::MethodState;
 use crate::metrics::AccuracyMatrix;
 use crate::optimizer::{MomentState, SubspaceOptimizer, parameters};

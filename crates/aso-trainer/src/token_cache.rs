@@ -12,8 +12,7 @@ use aso_data::{DataError, EncodedExample, Example};
 use sha2::{Digest, Sha256};
 
 use crate::codec::TextCodec;
-use crate::files::{FilesError, atomic_write};
-use crate::folder::create_dir;
+use crate::files::{FilesError, atomic_write, create_dir};
 
 /// A folder of tokenised examples.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The continual loop: one task after another, evaluation after each, resumable at any moment.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -22,7 +22,7 @@ use crate::codec::TextCodec;
 use crate::config::{Clip, FrozenMode, RunConfig, TrainLength};
 use crate::evaluate::{Evaluator, mean_percent};
 use crate::events::{Event, Observer};
-use crate::files::{MetricsLog, RunDir, atomic_dir};
+use crate::files::{MetricsLog, RunDir, atomic_dir, create_dir};
 use crate::load::Loaded;
 use crate::method::{Method, MethodState, Penalty, StepInfo, Structure, TaskContext, TaskInfo};
 use crate::optimizer::{AdamWSettings, SubspaceGradients, SubspaceOptimizer};
@@ -921,11 +921,4 @@ fn scalar(tensor: Tensor<1>) -> f64 {
         .iter::<f32>()
         .map(f64::from)
         .sum()
-}
-
-fn create_dir(path: &Path) -> Result<(), TrainerError> {
-    std::fs::create_dir_all(path).map_err(|source| {
-        let path: PathBuf = path.to_owned();
-        TrainerError::Files(crate::files::FilesError::Io { path, source })
-    })
 }

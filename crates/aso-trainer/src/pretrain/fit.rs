@@ -18,8 +18,9 @@ use super::examples::Examples;
 use super::{
     CHECKPOINT_EVERY, PretrainConfig, PretrainData, PretrainError, PretrainLength, PretrainProgress,
 };
-use crate::files::{FilesError, RunLock, atomic_dir, atomic_write, read_json, write_json};
-use crate::folder::create_dir;
+use crate::files::{
+    FilesError, RunLock, atomic_dir, atomic_write, create_dir, read_json, write_json,
+};
 
 /// Steps between two reports.
 const REPORT_EVERY: usize = 50;
