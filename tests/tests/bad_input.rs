@@ -466,7 +466,7 @@ fn malformed_data() {
     run_config(
         dir.path(),
         &twice,
-        &["stream.tasks", "`tiny`", "`SC/tiny`", "same task"],
+        &["`stream`", "`tiny`", "`SC/tiny`", "same task"],
     );
     let both = config.replace(
         "[\"tinny\"]",

@@ -290,6 +290,31 @@ fn every_method_and_option_runs() {
     assert!((weights[2] - 1.0).abs() > 1e-3, "{weights:?}");
 }
 
+/// Before its first task is learned a run would answer as the backbone does.
+#[test]
+fn a_run_that_learned_nothing_does_not_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("run.toml");
+    let settings = "[data]\nmax_eval = 2\nmax_train = 8\n[train]\nbatch_size = 8\n\
+                    [stream]\ntasks = [\"topic-news\"]\n";
+    fs::write(&config, settings).unwrap();
+    let out = dir.path().join("out");
+    succeed(&["run", text(&config), "--out", text(&out), "--quiet"]);
+    let state = out.join("state.json");
+    let mut unlearned: serde_json::Value =
+        serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
+    unlearned["trained"] = 0.into();
+    fs::write(&state, unlearned.to_string()).unwrap();
+    let input = dir.path().join("input.jsonl");
+    fs::write(&input, "{\"input\": \"a\"}\n").unwrap();
+    let output = dir.path().join("output.jsonl");
+    let why = [text(&out), "has not trained a task yet"];
+    fail(&["eval", "--run", text(&out)], &why);
+    let predict = ["predict", "--run", text(&out), "--input", text(&input)];
+    fail(&[&predict[..], &["--output", text(&output)]].concat(), &why);
+    assert!(!output.exists());
+}
+
 #[test]
 fn evaluation_and_prediction_agree_with_the_run() {
     let dir = tempfile::tempdir().unwrap();
@@ -363,15 +388,6 @@ fn evaluation_and_prediction_agree_with_the_run() {
         let arguments = ["predict", "--run", text(&out), "--input", text(&input)];
         succeed(&[&arguments[..], &["--output", text(&of_run)]].concat());
         assert_eq!(fs::read(&of_run).unwrap(), fs::read(&output).unwrap());
-        // Before its first task is learned a run would answer as the backbone does.
-        let state = out.join("state.json");
-        let finished = fs::read(&state).unwrap();
-        let mut unlearned: serde_json::Value = serde_json::from_slice(&finished).unwrap();
-        unlearned["trained"] = 0.into();
-        fs::write(&state, unlearned.to_string()).unwrap();
-        let arguments = [&arguments[..], &["--output", text(&of_run)]].concat();
-        fail(&arguments, &[text(&out), "has not trained a task yet"]);
-        fs::write(&state, finished).unwrap();
         let lines: Vec<serde_json::Value> = fs::read_to_string(&output)
             .unwrap()
             .lines()

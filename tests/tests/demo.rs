@@ -16,7 +16,7 @@ fn aso_lora_forgets_less_for_every_seed() {
             printed.contains("seq-lora") && printed.contains("aso-lora"),
             "{printed}"
         );
-        // The same command goes on where it was stopped: here nothing is left to do.
+        // A finished demo is printed again.
         let again = succeed(&["demo", "--seed", seed, "--out", text(&out)]);
         assert_eq!(again, printed);
         let forgetting = ["seq-lora", "aso-lora"].map(|method| {

@@ -124,7 +124,7 @@ fn every_form_shows_the_numbers_of_the_runs() {
     assert!(
         boards[0]
             .0
-            .starts_with("aso-lora/seed-1/events.out.tfevents."),
+            .starts_with("aso-lora/seed-1/events.out.tfevents.aso"),
         "{}",
         boards[0].0
     );

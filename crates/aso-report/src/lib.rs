@@ -32,7 +32,7 @@ mod testing;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use aso_trainer::files::{atomic_write, create_dir};
+use aso_trainer::files::{atomic_write, create_dir_all};
 pub use aso_trainer::metrics::Metric;
 
 pub use across::AcrossOrders;
@@ -125,7 +125,7 @@ impl Report {
     /// # Errors
     /// [`ReportError::Files`] names the file.
     pub fn write_figures(&self, dir: &Path) -> Result<(), ReportError> {
-        create_dir(dir)?;
+        create_dir_all(dir)?;
         for figure in self.figures()? {
             let path = dir.join(format!("{}.svg", figure.name));
             atomic_write(&path, figure.file().as_bytes())?;

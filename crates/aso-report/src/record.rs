@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::UNIX_EPOCH;
 
-use aso_trainer::config::{MethodName, RunConfig, flatten};
+use aso_trainer::config::{MethodName, RunConfig, dotted_keys};
 use aso_trainer::files::{CONFIG_FILE, FilesError, read_json};
 use aso_trainer::results::{RESULTS_FILE, RunResults};
 use aso_trainer::similarity::{SIMILARITY_FILE, TaskSimilarities};
@@ -356,7 +356,7 @@ fn values(table: &toml::Table) -> BTreeMap<String, String> {
         toml::Value::String(text) => text,
         value => value.to_string(),
     };
-    let values = flatten(table).into_iter();
+    let values = dotted_keys(table).into_iter();
     values.map(|(key, value)| (key, text(value))).collect()
 }
 

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use aso_trainer::files::{atomic_write, create_dir};
+use aso_trainer::files::{atomic_write, create_dir_all};
 use prost::Message;
 
 use crate::ReportError;
@@ -42,6 +42,9 @@ struct Scalar {
     simple_value: f32,
 }
 
+/// TensorBoard takes every file whose name holds `tfevents`. One name, so that a later file takes the place of this one.
+const FILE: &str = "events.out.tfevents.aso";
+
 /// Writes a run's scalars into `dir`: `loss`, `cross_entropy`, `lr`, `grad_norm` and `soft_weight` at each step,
 /// counted over all tasks, and `score/TASK` after each task, in percent.
 ///
@@ -50,9 +53,8 @@ struct Scalar {
 /// # Errors
 /// [`ReportError::Files`] names the file.
 pub fn write_run(run: &RunRecord, dir: &Path) -> Result<(), ReportError> {
-    create_dir(dir)?;
-    let name = format!("events.out.tfevents.{:010}.aso", run.started as u64);
-    atomic_write(&dir.join(name), &events(run))?;
+    create_dir_all(dir)?;
+    atomic_write(&dir.join(FILE), &events(run))?;
     Ok(())
 }
 

@@ -66,7 +66,7 @@ pub enum TrainerError {
         wanted_by: &'static str,
     },
     /// Two names mean the same task.
-    #[error("{key}: `{first}` and `{second}` are the same task; expected each task once")]
+    #[error("`{key}`: `{first}` and `{second}` are the same task; expected each task once")]
     SameTask {
         /// The key of the configuration that names the second.
         key: &'static str,

@@ -98,8 +98,17 @@ pub fn atomic_write(path: &Path, bytes: &[u8]) -> Result<(), FilesError> {
 ///
 /// # Errors
 /// [`FilesError::Io`] names the folder.
-pub fn create_dir(dir: &Path) -> Result<(), FilesError> {
+pub fn create_dir_all(dir: &Path) -> Result<(), FilesError> {
     fs::create_dir_all(dir).map_err(at(dir))
+}
+
+/// [`atomic_write`] of a file whose folder may be missing.
+///
+/// # Errors
+/// Those of [`create_dir_all`] and [`atomic_write`].
+pub(crate) fn write_with_folder(path: &Path, bytes: &[u8]) -> Result<(), FilesError> {
+    create_dir_all(parent(path))?;
+    atomic_write(path, bytes)
 }
 
 /// [`atomic_write`] of a value as indented JSON.
@@ -237,7 +246,7 @@ pub struct RunDir {
 /// [`FilesError::InUse`], [`FilesError::NotEmpty`], [`FilesError::NotARun`] or [`FilesError::Io`];
 /// each names the directory, and a refused directory is left as it was.
 pub fn prepare_run_dir(dir: &Path, resume: bool) -> Result<RunDir, FilesError> {
-    fs::create_dir_all(dir).map_err(at(dir))?;
+    create_dir_all(dir)?;
     // A directory in use is reported as such, whatever it holds; a foreign one gets no lock file.
     if !dir.join(LOCK_FILE).exists() {
         check_content(dir, resume)?;

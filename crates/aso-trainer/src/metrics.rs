@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::RunResults;
 
-/// A metric over the accuracy matrix.
+/// A metric over the accuracy matrix. How a single answer is scored is an [`aso_data::Metric`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{FilesError, atomic_write, create_dir};
+use crate::files::{FilesError, write_with_folder};
 use crate::state::numbered;
 
 /// Folder of the answers in a run directory.
@@ -58,7 +58,7 @@ pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<(), 
         })?;
         text.push(b'\n');
     }
-    write_whole(path, &text)
+    write_with_folder(path, &text)
 }
 
 /// Lets the answers to a task after task `from` stand for those after task `to`, too (as in [`predictions_file`]).
@@ -70,15 +70,7 @@ pub(crate) fn copy_predictions(
 ) -> Result<(), FilesError> {
     let from = predictions_file(run, from, task);
     let text = std::fs::read(&from).map_err(|source| FilesError::Io { path: from, source })?;
-    write_whole(&predictions_file(run, to, task), &text)
-}
-
-/// Writes a file and the folders that it lies in.
-fn write_whole(path: &Path, text: &[u8]) -> Result<(), FilesError> {
-    if let Some(folder) = path.parent() {
-        create_dir(folder)?;
-    }
-    atomic_write(path, text)
+    write_with_folder(&predictions_file(run, to, task), &text)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::config::{ConfigError, RunConfig, flatten};
+use crate::config::{ConfigError, RunConfig, dotted_keys};
 use crate::events::Observer;
 use crate::files::{CONFIG_FILE, FilesError, RunDir, atomic_write, check_run_dir, prepare_run_dir};
 use crate::load::{Loaded, load_model, open_library};
@@ -230,7 +230,7 @@ fn refuse_changes(path: &Path, stored: &RunConfig, now: &RunConfig) -> Result<()
 
 /// Every set key with its value.
 fn flat(config: &RunConfig) -> Result<Table, ConfigError> {
-    Ok(flatten(&Table::try_from(config)?))
+    Ok(dotted_keys(&Table::try_from(config)?))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub use aso_lora::peft::WEIGHTS_FILE;
 use crate::TrainerError;
 use crate::config::{EvalSettings, EvalTasks};
 use crate::files::{
-    FilesError, TEMPORARY, atomic_dir, atomic_write, create_dir, read_json, write_json,
+    FilesError, TEMPORARY, atomic_dir, atomic_write, create_dir_all, read_json, write_json,
 };
 use crate::method::MethodState;
 use crate::metrics::AccuracyMatrix;
@@ -232,7 +232,7 @@ impl KeptState {
         if !state.tensors.is_empty() {
             let name = format!("task-{task:02}.safetensors");
             let path = dir.join(&name);
-            create_dir(dir)?;
+            create_dir_all(dir)?;
             let bytes = state.tensor_bytes().map_err(|e| moments_error(&path, e))?;
             atomic_write(&path, &bytes)?;
             file = Some(name);

@@ -56,7 +56,7 @@ impl RunTasks {
     ) -> Result<Self, TrainerError> {
         let names = config.tasks()?;
         let general = config.eval.general_tasks.as_deref().unwrap_or_default();
-        check_distinct(library, &names, general)?;
+        check_distinct(library, config)?;
         let evaluated = |names: &[String], config: &RunConfig| {
             names
                 .iter()
@@ -82,31 +82,21 @@ impl RunTasks {
     }
 }
 
-/// That no task is learned twice, or learned and asked for as one that is not, under two of its names (`amazon`, `SC/amazon`).
-fn check_distinct(
+/// That no task of a run is learned twice, or learned and evaluated as one that is not, under two of its names (`amazon`, `SC/amazon`).
+pub(crate) fn check_distinct(
     library: &dyn TaskLibrary,
-    stream: &[String],
-    general: &[String],
+    config: &RunConfig,
 ) -> Result<(), TrainerError> {
-    let keyed = |key, names: &[String]| {
-        names
-            .iter()
-            .map(move |name| (key, name.clone()))
-            .collect::<Vec<_>>()
-    };
+    let stream = config.tasks()?;
+    let general = config.eval.general_tasks.iter().flatten();
+    let general = general.map(|name| ("eval.general_tasks", name));
     let mut seen = BTreeMap::new();
-    for (key, name) in [
-        keyed("stream.tasks", stream),
-        keyed("eval.general_tasks", general),
-    ]
-    .concat()
-    {
-        let id = library.task(&name)?.id();
-        if let Some(first) = seen.insert(id, name.clone()) {
+    for (key, name) in stream.iter().map(|name| ("stream", name)).chain(general) {
+        if let Some(first) = seen.insert(library.task(name)?.id(), name) {
             return Err(TrainerError::SameTask {
                 key,
-                first,
-                second: name,
+                first: first.clone(),
+                second: name.clone(),
             });
         }
     }

@@ -12,7 +12,7 @@ use aso_data::{DataError, EncodedExample, Example};
 use sha2::{Digest, Sha256};
 
 use crate::codec::TextCodec;
-use crate::files::{FilesError, atomic_write, create_dir};
+use crate::files::{FilesError, write_with_folder};
 
 /// A folder of tokenised examples.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,10 +168,7 @@ fn write(path: &Path, examples: &[EncodedExample]) -> Result<(), FilesError> {
     }
     let digest = Sha256::digest(&bytes);
     bytes.extend_from_slice(&digest);
-    if let Some(dir) = path.parent() {
-        create_dir(dir)?;
-    }
-    atomic_write(path, &bytes)
+    write_with_folder(path, &bytes)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::codec::TextCodec;
 use crate::config::{Clip, FrozenMode, RunConfig, TrainLength};
 use crate::evaluate::{Evaluator, mean_percent};
 use crate::events::{Event, Observer};
-use crate::files::{MetricsLog, RunDir, atomic_dir, create_dir};
+use crate::files::{MetricsLog, RunDir, atomic_dir, create_dir_all};
 use crate::load::Loaded;
 use crate::method::{Method, MethodState, Penalty, StepInfo, Structure, TaskContext, TaskInfo};
 use crate::optimizer::{AdamWSettings, SubspaceGradients, SubspaceOptimizer};
@@ -640,6 +640,7 @@ impl<M: Backbone> Trainer<M> {
             gradients.add(penalty);
         }
         self.method.adjust(&info, &mut gradients)?;
+        self.keep_trained(&mut gradients);
         let grad_norm = clipped_alone.unwrap_or_else(|| clip(&mut gradients));
         let checked = [
             ("loss", loss),
@@ -801,7 +802,7 @@ impl<M: Backbone> Trainer<M> {
         let stored = self.state.training.as_ref();
         if stored.is_none_or(|training| training.checkpoint != name) {
             let dir = self.dir.path.join(CHECKPOINTS).join(&name);
-            create_dir(&self.dir.path.join(CHECKPOINTS))?;
+            create_dir_all(&self.dir.path.join(CHECKPOINTS))?;
             let method = self.method.state();
             let adapter = self.active_adapter(task);
             write_checkpoint(&dir, &adapter, optimizer, &method, selection)?;
@@ -821,7 +822,7 @@ impl<M: Backbone> Trainer<M> {
     fn finish_task(&mut self, task: &TaskInfo) -> Result<(), TrainerError> {
         let adapter = self.active_adapter(task);
         let dir = adapter_dir(&self.dir.path, task.index, &self.names[task.index]);
-        create_dir(dir.parent().unwrap_or(&self.dir.path))?;
+        create_dir_all(dir.parent().unwrap_or(&self.dir.path))?;
         atomic_dir(&dir, |dir| adapter.save(dir).map_err(TrainerError::from))?;
         if self.method.structure() == Structure::Stack {
             self.model.freeze_active();

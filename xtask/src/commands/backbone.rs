@@ -26,8 +26,8 @@ pub(crate) struct Args {
     /// the program's own model is; with --data, t5-small-corpus or llama-small-corpus]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Train on another backend than the CPU's, as the features of aso-cli are called: vulkan, cuda, ..
-    #[arg(long, value_name = "NAME")]
+    /// Train on another backend than the CPU's, as the features of aso-cli are called
+    #[arg(long, value_name = "NAME", value_parser = ["wgpu", "vulkan", "metal", "cuda", "rocm"])]
     backend: Option<String>,
     /// Further arguments of the `backbone` example of aso-trainer
     #[arg(last = true, value_name = "ARGS")]

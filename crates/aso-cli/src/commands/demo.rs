@@ -32,7 +32,15 @@ pub(crate) fn run(
     for method in METHODS {
         match run_method(method, args, out, device, &terminal)? {
             (Outcome::Finished, result) => results.push(result),
-            (Outcome::Stopped, _) => return Ok(ExitCode::from(crate::INTERRUPTED)),
+            (Outcome::Stopped, _) => {
+                match &args.out {
+                    Some(_) => {
+                        tracing::warn!("interrupted; progress is saved: the same command goes on");
+                    }
+                    None => tracing::warn!("interrupted; without --out nothing is kept"),
+                }
+                return Ok(ExitCode::from(crate::INTERRUPTED));
+            }
         }
     }
     if args.json {

@@ -354,7 +354,7 @@ pub(crate) fn dotted(key: &str) -> Option<Vec<String>> {
 
 /// The values of a table and of all tables in it, by dotted key. Names of inner tables are quoted where TOML wants it; those of the
 /// outermost one may be dotted already, as in sweep files.
-pub fn flatten(table: &Table) -> Table {
+pub fn dotted_keys(table: &Table) -> Table {
     fn walk(prefix: &str, table: &Table, flat: &mut Table) {
         for (name, value) in table {
             let key = match prefix {
@@ -428,25 +428,27 @@ pub(crate) fn is_relative_path(key: &str, value: &str, base: &Path) -> bool {
         && !(key.starts_with("model.") && super::is_hub_id(base, value))
 }
 
+/// [`ALTERNATIVES`] in both directions: section, key, and the key of which it takes the place.
+fn alternatives() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let both = |(section, one, other)| [(section, one, other), (section, other, one)];
+    ALTERNATIVES.into_iter().flat_map(both)
+}
+
 /// The dotted key that may not be set beside this one.
 pub(crate) fn alternative(key: &str) -> Option<String> {
     let (section, name) = key.split_once('.')?;
-    let pairs = ALTERNATIVES.iter().filter(|pair| pair.0 == section);
-    let mut pairs = pairs.flat_map(|&(_, one, other)| [(one, other), (other, one)]);
-    let (_, other) = pairs.find(|(one, _)| *one == name)?;
+    let (_, _, other) = alternatives().find(|(of, set, _)| (*of, *set) == (section, name))?;
     Some(format!("{section}.{other}"))
 }
 
 /// Removes from `table` the alternative of each key that `overlay` sets.
 fn drop_alternatives(table: &mut Table, overlay: &Table) {
-    for (section, one, other) in ALTERNATIVES {
-        for (set, replaced) in [(one, other), (other, one)] {
-            let chosen = overlay
-                .get(section)
-                .is_some_and(|section| section.get(set).is_some());
-            if chosen && let Some(Value::Table(section)) = table.get_mut(section) {
-                section.remove(replaced);
-            }
+    for (section, set, replaced) in alternatives() {
+        let chosen = overlay
+            .get(section)
+            .is_some_and(|section| section.get(set).is_some());
+        if chosen && let Some(Value::Table(section)) = table.get_mut(section) {
+            section.remove(replaced);
         }
     }
 }
@@ -790,7 +792,7 @@ mod tests {
         "#
         .parse()
         .unwrap();
-        let flat = flatten(&table);
+        let flat = dotted_keys(&table);
         let keys: Vec<&String> = flat.keys().collect();
         let expected = ["model.path", "stream.overrides.\"a.b\".lr", "train.lr"];
         assert_eq!(keys, expected);

@@ -24,7 +24,7 @@ use crate::method::{MemorySize, Structure};
 
 pub use self::error::{ConfigError, Origin, UnknownMethod};
 pub use self::example::{ExampleKind, example};
-pub use self::load::flatten;
+pub use self::load::dotted_keys;
 use self::schema::{plain, settings};
 
 /// The built-in model, as a value of `model.path`.

@@ -122,6 +122,7 @@ mod tests {
             assert_eq!(values(&found), [1.0, 3.0]);
         }
     }
+
     #[test]
     fn what_does_not_train_takes_no_part() {
         let mut found = gradients([1.0, 3.0]);

@@ -130,6 +130,6 @@ impl<M: Backbone> Method<M> for Ewc {
             let anchor = state.take(&format!("{name}{ANCHOR}"))?;
             self.importance.insert(name, (importance, anchor));
         }
-        Ok(())
+        state.all_taken()
     }
 }

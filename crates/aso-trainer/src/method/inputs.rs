@@ -9,6 +9,7 @@ use aso_lora::{ForwardContext, InputCovariance};
 use burn::tensor::{Tensor, TensorData};
 use nalgebra::{DMatrix, SymmetricEigen};
 
+use super::state::invalid;
 use super::{MethodState, TaskContext};
 use crate::TrainerError;
 use crate::codec::TextCodec;
@@ -141,7 +142,7 @@ impl InputMemory {
             let named = named.and_then(|(layer, task)| Some((layer, task.parse::<usize>().ok()?)));
             let Some((layer, task)) = named else {
                 let expected = format!("expected a matrix LAYER{OF_TASK}N, found `{name}`");
-                return Err(serde::de::Error::custom(expected));
+                return Err(invalid(expected));
             };
             parts.push((task, layer.to_owned(), rows.without_autodiff()));
         }

@@ -7,6 +7,7 @@ use aso_lora::LoraWeights;
 use burn::tensor::{Device, Tensor, TensorData};
 use nalgebra::DMatrix;
 
+use super::state::invalid;
 use super::{Method, MethodState, Structure, TaskContext};
 use crate::TrainerError;
 use crate::config::MethodName;
@@ -40,7 +41,6 @@ impl<M: Backbone> Method<M> for Slao {
         model: &mut M,
         _context: &TaskContext<'_>,
     ) -> Result<(), TrainerError> {
-        self.device = Some(model.device().without_autodiff());
         model.visit_linears_mut(&mut |layer| {
             let dropout = layer.active().map(|active| active.dropout);
             if let (Some(dropout), Some(trained)) = (dropout, self.trained.get(layer.name())) {
@@ -56,6 +56,7 @@ impl<M: Backbone> Method<M> for Slao {
 
     fn end_task(&mut self, model: &mut M, context: &TaskContext<'_>) -> Result<(), TrainerError> {
         let rate = 1.0 / ((context.task.index + 1) as f32).sqrt();
+        self.device = Some(model.device().without_autodiff());
         self.trained = model.active_weights();
         model.visit_linears_mut(&mut |layer| {
             let dropout = layer.active().map(|active| active.dropout);
@@ -114,13 +115,14 @@ impl<M: Backbone> Method<M> for Slao {
         for (name, scaling) in scalings {
             let mut values = |what: &str| {
                 let tensor = state.take(&format!("{name}{what}"))?;
+                self.device = Some(tensor.device());
                 let shape = tensor.dims();
                 let values = tensor.into_data().iter::<f32>().collect::<Vec<_>>();
                 Ok::<_, serde_json::Error>((values, shape))
             };
             let (a, [rank, d_in]) = values(TRAINED_A)?;
-            let (b, [d_out, _]) = values(TRAINED_B)?;
-            let (merged, _) = values(MERGED_B)?;
+            let (b, of_b @ [d_out, _]) = values(TRAINED_B)?;
+            let (merged, of_merged) = values(MERGED_B)?;
             let weights = LoraWeights {
                 a,
                 b,
@@ -129,10 +131,15 @@ impl<M: Backbone> Method<M> for Slao {
                 d_out,
                 scaling,
             };
+            weights.check().map_err(invalid)?;
+            if of_merged != of_b {
+                let found = format!("`{name}`: merged B {of_merged:?}, trained B {of_b:?}");
+                return Err(invalid(found));
+            }
             self.merged.insert(name.clone(), merged);
             self.trained.insert(name, weights);
         }
-        Ok(())
+        state.all_taken()
     }
 }
 

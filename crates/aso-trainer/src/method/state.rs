@@ -8,6 +8,11 @@ use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
 
+/// What is wrong with a state.
+pub(super) fn invalid(problem: impl std::fmt::Display) -> serde_json::Error {
+    serde::de::Error::custom(problem)
+}
+
 /// State of a method: values, and matrices by name.
 #[derive(Debug, Clone, Default)]
 pub struct MethodState {
@@ -36,8 +41,25 @@ impl MethodState {
     /// # Errors
     /// If there is none of that name.
     pub(super) fn take(&mut self, name: &str) -> Result<Tensor<2>, serde_json::Error> {
-        let missing = || serde::de::Error::custom(format!("no matrix `{name}`"));
+        let missing = || {
+            invalid(format!(
+                "the method's safetensors file has no matrix `{name}`"
+            ))
+        };
         self.tensors.remove(name).ok_or_else(missing)
+    }
+
+    /// That no matrix is left: going on without it would leave a task unprotected.
+    ///
+    /// # Errors
+    /// Names one that is.
+    pub(super) fn all_taken(&self) -> Result<(), serde_json::Error> {
+        match self.tensors.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(invalid(format!(
+                "matrix `{name}` of the method's safetensors file has no counterpart"
+            ))),
+        }
     }
 
     /// The matrices as a safetensors file.

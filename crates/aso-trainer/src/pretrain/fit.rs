@@ -19,7 +19,7 @@ use super::{
     CHECKPOINT_EVERY, PretrainConfig, PretrainData, PretrainError, PretrainLength, PretrainProgress,
 };
 use crate::files::{
-    FilesError, RunLock, atomic_dir, atomic_write, create_dir, read_json, write_json,
+    FilesError, RunLock, atomic_dir, atomic_write, create_dir_all, read_json, write_json,
 };
 
 /// Steps between two reports.
@@ -99,7 +99,7 @@ impl<'a> Fitting<'a> {
         }
         let run = hash.finalize();
         let lock = |dir: &Path| {
-            create_dir(dir)?;
+            create_dir_all(dir)?;
             RunLock::acquire(dir)
         };
         Ok(Self {

@@ -15,7 +15,7 @@ use crate::config::{ConfigError, ModelSource, Origin, RunConfig, Select};
 use crate::files::LOCK_FILE;
 use crate::load::open_library;
 use crate::run::{self, RunStatus};
-use crate::task::check_dev;
+use crate::task::{check_dev, check_distinct};
 
 /// The name of the order where the file gives none.
 const BASE_ORDER: &str = "stream";
@@ -568,6 +568,7 @@ pub fn check_inputs(runs: &[PlannedRun], dev: bool) -> Result<(), SweepError> {
             continue;
         }
         let library = open_library(data).map_err(unusable)?;
+        check_distinct(library.as_ref(), &run.config).map_err(unusable)?;
         for (task, dev) in fresh {
             let source = library
                 .task(&task)

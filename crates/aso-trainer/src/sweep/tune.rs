@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use super::ledger::{Ledger, SweptRun, SweptStatus};
 use super::{OrderSpec, Sweep, SweepError};
-use crate::config::flatten;
+use crate::config::dotted_keys;
 use crate::config::load::{alternative, is_relative_path};
 use crate::files::atomic_write;
 use crate::metrics::Metric;
@@ -155,7 +155,7 @@ fn at_edge(candidates: &[Candidate], chosen: usize) -> Vec<String> {
             .or(value.as_integer().map(|int| int as f64))
     };
     let numbers = |candidate: &Candidate| -> Vec<(String, f64)> {
-        let flat = flatten(&candidate.set).into_iter();
+        let flat = dotted_keys(&candidate.set).into_iter();
         flat.filter_map(|(key, value)| Some((key, number(&value)?)))
             .collect()
     };
@@ -249,7 +249,7 @@ impl TuneResults {
 
 /// A table of dotted keys, with relative paths below `from` made relative to `to`.
 fn relocated(table: &Table, from: &Path, to: &Path) -> Table {
-    let mut flat = flatten(table);
+    let mut flat = dotted_keys(table);
     for (key, value) in flat.iter_mut() {
         if let Value::String(path) = value
             && is_relative_path(key, path, from)
