@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use aso_trainer::files::{RunLock, in_use};
 use aso_trainer::metrics::Metric;
-use aso_trainer::sweep::{LOG_FOLDER, Ledger, PlannedRun, SweptStatus, check_inputs};
+use aso_trainer::sweep::{LOG_FOLDER, Ledger, PlannedRun, SweptStatus, check_inputs, start_order};
 
 use crate::args::{Global, JobArgs};
 use crate::progress::{Terminal, stop_flag};
@@ -70,11 +70,9 @@ pub(crate) fn execute(
     }
     let out = ledger.out().to_owned();
     let runs = ledger.runs();
-    let pending = runs.iter().zip(ledger.records()).enumerate();
-    let pending = pending.filter(|(_, (_, record))| record.status != SweptStatus::Finished);
-    let (pending, missing): (VecDeque<usize>, Vec<PlannedRun>) = pending
-        .map(|(index, (run, _))| (index, run.clone()))
-        .unzip();
+    let unfinished = |&index: &usize| ledger.records()[index].status != SweptStatus::Finished;
+    let pending: VecDeque<usize> = start_order(runs).into_iter().filter(unfinished).collect();
+    let missing: Vec<PlannedRun> = pending.iter().map(|&index| runs[index].clone()).collect();
     check_inputs(&missing, dev)?;
     fs::create_dir_all(&out).with_context(|| format!("{}", out.display()))?;
     let _lock = RunLock::acquire(&out)?;

@@ -16,7 +16,7 @@ mod tune;
 pub use self::error::SweepError;
 pub use self::file::{EXAMPLE, MethodSpec, OrderSpec, SweepFile, TuneSpec};
 pub use self::ledger::{Group, Ledger, SWEEP_FILE, SweepResults, SweptRun, SweptStatus};
-pub use self::plan::{PlannedRun, Sweep, check_inputs};
+pub use self::plan::{PlannedRun, Sweep, check_inputs, start_order};
 pub use self::tune::{CHOSEN_FILE, Candidate, Choice, TUNE_FILE, TuneResults, choose};
 
 /// The folder of a sweep that holds what its runs logged.

@@ -533,6 +533,25 @@ impl PlannedRun {
     }
 }
 
+/// The positions of `runs` in the order in which they are to start: the first seed of everything, then the second, and so on.
+/// A sweep that is looked at before its end then has about as many seeds of one method as of another.
+pub fn start_order(runs: &[PlannedRun]) -> Vec<usize> {
+    let mut earlier: BTreeMap<_, usize> = BTreeMap::new();
+    let nth_seed: Vec<usize> = runs
+        .iter()
+        .map(|run| {
+            let count = earlier
+                .entry((&run.order, &run.label, run.candidate))
+                .or_default();
+            *count += 1;
+            *count
+        })
+        .collect();
+    let mut order: Vec<usize> = (0..runs.len()).collect();
+    order.sort_by_key(|&run| nth_seed[run]);
+    order
+}
+
 /// Checks, before anything starts, that the models and tasks of all runs are there, those among them that are evaluated
 /// only included. With `dev`, and where adapters are chosen on dev, also that every task of the stream has a dev split; a task whose dev and
 /// test examples are the same is reported as a warning.
@@ -678,6 +697,25 @@ orders = ["short"]
         for run in &runs {
             run.config.validate().unwrap();
         }
+    }
+
+    #[test]
+    fn first_seeds_start_first() {
+        let runs = load(SWEEP).unwrap().runs().unwrap();
+        let started = start_order(&runs);
+        let directories = started.iter().map(|&run| runs[run].directory.as_str());
+        let expected = [
+            "back/o-lora/seed-1",
+            "short/o-lora/seed-1",
+            "short/sequential/seed-7",
+            "back/o-lora/seed-2",
+            "short/o-lora/seed-2",
+        ];
+        assert_eq!(directories.collect::<Vec<_>>(), expected);
+        // Candidates of a grid are settings of their own.
+        let candidates = load(GRID).unwrap().candidates().unwrap();
+        let unchanged: Vec<usize> = (0..candidates.len()).collect();
+        assert_eq!(start_order(&candidates), unchanged);
     }
 
     #[test]
