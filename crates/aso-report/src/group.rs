@@ -106,6 +106,18 @@ pub fn read_streams(sources: &[RunSource]) -> Result<Vec<Stream>, ReportError> {
             "a sweep has not finished all of its runs: means are over those that it has"
         );
     }
+    let processors: BTreeSet<_> = runs
+        .iter()
+        .flat_map(|(_, run)| &run.results.timings.processors)
+        .map(String::as_str)
+        .collect();
+    if processors.len() > 1 {
+        let processors: Vec<_> = processors.into_iter().collect();
+        tracing::warn!(
+            processors = processors.join(", "),
+            "runs were made on different kinds of processor: seconds do not compare, and equal seeds differ by rounding"
+        );
+    }
     group(runs)
 }
 

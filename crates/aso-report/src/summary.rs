@@ -1,6 +1,6 @@
 //! The numbers of a report: means over seeds, paired differences, costs. What `--format json` writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aso_trainer::RunResults;
 use aso_trainer::config::MethodName;
@@ -102,6 +102,9 @@ pub struct Cost {
     pub footprint: Option<Footprint>,
     /// The most bytes that a process of a run held.
     pub peak_bytes: Option<u64>,
+    /// Kinds of the processors that the runs worked on; empty in runs of earlier versions. Seconds on different ones do not
+    /// compare.
+    pub processors: BTreeSet<String>,
     /// Seconds of a step: the median over a run's steps, attribution included where one was due.
     pub seconds_per_step: Option<Spread>,
     /// Seconds of training over all tasks, attribution included.
@@ -406,6 +409,11 @@ fn cost(group: &Group) -> Cost {
             .iter()
             .filter_map(|run| run.results.timings.peak_bytes)
             .max(),
+        processors: group
+            .runs
+            .iter()
+            .flat_map(|run| run.results.timings.processors.iter().cloned())
+            .collect(),
         seconds_per_step: over(&step),
         train_seconds: over(&|run| total(&run.results.timings.train)),
         attribution_seconds: over(&|run| total(&run.results.timings.attribution)),

@@ -1,6 +1,6 @@
 //! `results.json`, what a run has to show.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -15,8 +15,8 @@ pub const RESULTS_FILE: &str = "results.json";
 /// The results of a run. Lists over tasks have the order of `tasks`; scores are in percent, and
 /// `null` where nothing was evaluated.
 ///
-/// Everything but `timings` is the same, bit for bit, whenever the same configuration runs on the CPU, with any number of
-/// threads, interrupted or not.
+/// Everything but `timings` is the same, bit for bit, whenever the same configuration runs on CPUs with the same vector
+/// instructions, with any number of threads, interrupted or not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunResults {
     /// Version of this program.
@@ -61,7 +61,7 @@ pub struct RunResults {
     /// What is kept after the last trained task; absent before that, and in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub footprint: Option<Footprint>,
-    /// Wall-clock times and memory.
+    /// Wall-clock times, memory and the kind of machine.
     pub timings: Timings,
 }
 
@@ -132,7 +132,7 @@ impl SimilarityPoint {
     }
 }
 
-/// Wall-clock seconds, one number for each task, and the memory of the process.
+/// Wall-clock seconds, one number for each task, the memory of the process and the kind of machine.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Timings {
     /// Evaluation of the untouched backbone.
@@ -147,11 +147,32 @@ pub struct Timings {
     /// not say (anything but Linux).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
+    /// Kinds of the processors that the run worked on ([`processor`]); several if it went on elsewhere, none in files of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub processors: BTreeSet<String>,
+}
+
+/// This machine's processor as far as numbers depend on it: architecture and widest vector instructions, such as
+/// `x86_64 avx512f`. Kernels for wider vectors add in another order.
+pub fn processor() -> String {
+    #[cfg(target_arch = "x86_64")]
+    let vectors = if std::arch::is_x86_feature_detected!("avx512f") {
+        " avx512f"
+    } else if std::arch::is_x86_feature_detected!("avx2") {
+        " avx2"
+    } else {
+        ""
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let vectors = "";
+    format!("{}{vectors}", std::env::consts::ARCH)
 }
 
 impl Timings {
-    /// Takes in what this process has held so far.
-    pub(crate) fn note_memory(&mut self) {
+    /// Takes in what this process has held so far, and where it works.
+    pub(crate) fn note_machine(&mut self) {
+        self.processors.insert(processor());
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
@@ -206,6 +227,7 @@ impl RunResults {
                 attribution: vec![0.0; count],
                 evaluation: vec![0.0; count],
                 peak_bytes: None,
+                processors: BTreeSet::new(),
             },
         }
     }
@@ -313,6 +335,19 @@ mod tests {
             blocks: vec![None],
         };
         assert_eq!(skipped.mean(), None);
+    }
+
+    #[test]
+    fn machines_add_up() {
+        let mut timings: Timings = serde_json::from_str(
+            r#"{"zero_shot":0.0,"train":[],"attribution":[],"evaluation":[],"processors":["elsewhere"]}"#,
+        )
+        .unwrap();
+        timings.note_machine();
+        timings.note_machine();
+        assert_eq!(timings.processors.len(), 2);
+        assert!(timings.processors.contains(&processor()));
+        assert!(processor().starts_with(std::env::consts::ARCH));
     }
 
     #[test]

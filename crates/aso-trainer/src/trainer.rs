@@ -870,7 +870,7 @@ impl<M: Backbone> Trainer<M> {
     }
 
     fn write_state(&mut self) -> Result<(), TrainerError> {
-        self.state.timings.note_memory();
+        self.state.timings.note_machine();
         Ok(self.state.write(&self.dir.path)?)
     }
 
