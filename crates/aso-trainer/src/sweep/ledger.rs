@@ -106,7 +106,7 @@ pub struct Group {
 }
 
 /// `sweep.json`. Everything but `timings` is the same, bit for bit, whether the sweep was interrupted or
-/// not, and with any number of jobs and threads on the CPU.
+/// not, and with any number of jobs and threads on CPUs with the same vector instructions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SweepResults {
     /// Version of this program.

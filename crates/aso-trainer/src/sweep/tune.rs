@@ -20,7 +20,8 @@ pub const TUNE_FILE: &str = "tune.json";
 /// The sweep file with the chosen settings, in the directory of a tuning.
 pub const CHOSEN_FILE: &str = "chosen.toml";
 
-/// `tune.json`. Everything but `timings` is the same, bit for bit, whether the tuning was interrupted or not.
+/// `tune.json`. Everything but `timings` is the same, bit for bit, whether the tuning was interrupted or not (as for
+/// [`SweepResults`](super::SweepResults)).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TuneResults {
     /// Version of this program.
