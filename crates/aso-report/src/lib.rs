@@ -296,6 +296,20 @@ mod tests {
     }
 
     #[test]
+    fn differences_need_a_common_seed() {
+        let dir = tempfile::tempdir().unwrap();
+        for (method, seed) in [("o-lora", 1), ("aso-lora", 2)] {
+            let run = dir.path().join(method);
+            write_run(&run, &results(method, seed, &[80.0, 25.0, 60.0, 90.0]));
+        }
+        let source = dir.path().to_str().unwrap().parse().unwrap();
+        let report = Report::read(&[source], Some("o-lora")).unwrap();
+        // Half a sweep: a heading over nothing would look like a mistake.
+        assert!(!report.markdown().contains("Differences"));
+        assert!(!report.html().unwrap().contains("Differences to"));
+    }
+
+    #[test]
     fn labels_are_escaped() {
         let dir = tempfile::tempdir().unwrap();
         let runs = dir.path().join("runs");

@@ -158,8 +158,7 @@ fn minus_signs(text: &str) -> String {
 
 /// The differences in AP, and those in all metrics; nothing without any.
 fn both_differences(list: &[Difference], reference: &str) -> [Option<Table>; 2] {
-    [&[Metric::Ap][..], &Metric::ALL]
-        .map(|metrics| (!list.is_empty()).then(|| differences(list, reference, metrics)))
+    [&[Metric::Ap][..], &Metric::ALL].map(|metrics| differences(list, reference, metrics))
 }
 
 fn across_section(at: usize, across: &AcrossOrders, reference: &str) -> AcrossSection {

@@ -21,9 +21,7 @@ pub(crate) fn markdown(report: &ReportSummary) -> String {
         }
         text += "\n\nScores in percent. The value of a seed is its mean over these orders; mean \u{b1} standard deviation over seeds.\n";
         section(&mut text, "Results", &results(&across.lines()));
-        if !across.differences.is_empty() {
-            let (differs, reference) = (&across.differences, &report.reference);
-            let table = differences(differs, reference, &Metric::ALL);
+        if let Some(table) = differences(&across.differences, &report.reference, &Metric::ALL) {
             section(&mut text, "Differences", &table);
         }
     }
@@ -31,9 +29,7 @@ pub(crate) fn markdown(report: &ReportSummary) -> String {
         let _ = write!(text, "\n## {}\n", escape(&stream.tasks.join(" \u{2192} ")));
         text += "\nScores in percent, mean \u{b1} standard deviation over seeds.\n";
         section(&mut text, "Results", &results(&stream.lines()));
-        if !stream.differences.is_empty() {
-            let (differs, reference) = (&stream.differences, &report.reference);
-            let table = differences(differs, reference, &Metric::ALL);
+        if let Some(table) = differences(&stream.differences, &report.reference, &Metric::ALL) {
             section(&mut text, "Differences", &table);
         }
         if let Some(table) = general(stream) {

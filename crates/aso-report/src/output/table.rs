@@ -132,12 +132,13 @@ pub(super) fn results(lines: &[ResultLine<'_>]) -> Table {
     }
 }
 
-/// The differences to the reference in some metrics, which have a column of their own if there are several.
+/// The differences to the reference in some metrics, which have a column of their own if there are several; `None` where no
+/// group has a seed in common with the reference.
 pub(super) fn differences(
     differences: &[Difference],
     reference: &str,
     metrics: &[Metric],
-) -> Table {
+) -> Option<Table> {
     let minus = format!("minus {reference}");
     let several = metrics.len() > 1;
     let metric = several.then(|| heading("metric"));
@@ -184,19 +185,20 @@ pub(super) fn differences(
         let examples = known.then(|| interval(paired.examples_interval));
         Some(first.chain(numbers).chain(examples).map(plain).collect())
     };
-    let rows = differences.iter().flat_map(|difference| {
+    let of = |difference| {
         metrics
             .iter()
             .filter_map(move |metric| row(difference, *metric))
-    });
-    Table {
+    };
+    let rows: Vec<Vec<Cell>> = differences.iter().flat_map(of).collect();
+    (!rows.is_empty()).then(|| Table {
         header: std::iter::once(heading("method"))
             .chain(metric)
             .chain(header)
             .chain(examples)
             .collect(),
-        rows: rows.collect(),
-    }
+        rows,
+    })
 }
 
 /// Scores on tasks that were not learned, before and after; `None` where no run has any.
