@@ -117,7 +117,9 @@ mod tests {
             for row in a.chunks(6) {
                 for input in old.chunks(6) {
                     let dot: f64 = row.iter().zip(input).map(|(a, x)| f64::from(*a) * x).sum();
-                    prop_assert!(dot.abs() < 1e-3, "{dot}");
+                    // What memory takes for noise it does not hold; the rest is f32.
+                    let noise = (3.0 * NEGLIGIBLE * covariance(&old).trace()).sqrt();
+                    prop_assert!(dot.abs() < noise + 1e-5, "{dot}");
                 }
             }
             let lengths = a.chunks(6).map(|row| row.iter().map(|v| v * v).sum::<f32>());
@@ -125,6 +127,33 @@ mod tests {
                 prop_assert!((length - 1.0 / 3.0).abs() < 1e-5);
             }
         }
+    }
+
+    /// Three inputs over and over, summed in f32 as layers do: rounding is no direction to learn from.
+    #[test]
+    fn a_has_no_more_rows_than_inputs_have_dimensions() {
+        const WIDTH: usize = 64;
+        let input = |n: usize| (0..WIDTH).map(move |at| ((n + 1) as f32 * at as f32 * 0.7).sin());
+        let mut sum = vec![0.0f32; WIDTH * WIDTH];
+        for n in 0..200 {
+            let x: Vec<f32> = input(n % 3).collect();
+            for (at, value) in sum.iter_mut().enumerate() {
+                *value += x[at / WIDTH] * x[at % WIDTH];
+            }
+        }
+        let sum = sum.into_iter().map(f64::from);
+        let covariance = DMatrix::from_row_iterator(WIDTH, WIDTH, sum);
+        let a = design(&covariance, None, 8);
+        let lengths: Vec<f32> = a
+            .chunks(WIDTH)
+            .map(|row| row.iter().map(|v| v * v).sum())
+            .collect();
+        assert!(
+            lengths[..3]
+                .iter()
+                .all(|length| (length - 1.0 / 3.0).abs() < 1e-5)
+        );
+        assert_eq!(lengths[3..], [0.0; 5]);
     }
 
     #[test]
