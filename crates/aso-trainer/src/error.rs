@@ -83,6 +83,16 @@ pub enum TrainerError {
         /// The task.
         task: String,
     },
+    /// A model that overflows has no likelihoods to compare.
+    #[error(
+        "task `{task}`, example {example}: expected the log-likelihood of every label, found NaN; the model may overflow in this precision (`model.dtype`)"
+    )]
+    NoLikelihood {
+        /// The task.
+        task: String,
+        /// 0-based example of the evaluated split.
+        example: usize,
+    },
     /// A run is continued with other settings.
     #[error("{path}: the run was started with another `{key}`: expected {expected}, found {found}", path = path.display())]
     ConfigChanged {

@@ -74,7 +74,7 @@ impl Evaluator<'_> {
     /// Answers to a task's examples, in their order, found as `mode` says.
     ///
     /// # Errors
-    /// [`TrainerError::NoLabels`]; if an answer cannot be decoded.
+    /// Those of [`log_likelihoods`](Self::log_likelihoods); if an answer cannot be decoded.
     pub fn predictions<M: Backbone>(
         &self,
         model: &M,
@@ -97,7 +97,7 @@ impl Evaluator<'_> {
     /// The log-likelihood of every label of a task as the answer to each of its examples.
     ///
     /// # Errors
-    /// [`TrainerError::NoLabels`].
+    /// [`TrainerError::NoLabels`]; [`TrainerError::NoLikelihood`] where one is not a number.
     pub fn log_likelihoods<M: Backbone>(
         &self,
         model: &M,
@@ -119,6 +119,11 @@ impl Evaluator<'_> {
             let answers: Vec<_> = indices.iter().map(|index| labels.ids.of(*index)).collect();
             let found = model.answer_log_likelihoods(&batch, &answers, &context);
             for (index, row) in indices.iter().zip(found) {
+                // It would compare as neither more nor less than others.
+                if row.iter().any(|likelihood| likelihood.is_nan()) {
+                    let (task, example) = (task.name.clone(), *index);
+                    return Err(TrainerError::NoLikelihood { task, example });
+                }
                 likelihoods[*index] = row;
             }
             done += indices.len();

@@ -458,6 +458,7 @@ impl<M: Backbone> Trainer<M> {
         };
         let mut optimizer = SubspaceOptimizer::new(self.adamw());
         let mut selection = Selection::new(&self.config);
+        let mut since_saved = Instant::now();
         let first_step = self.begin(&task, &examples, &mut optimizer, selection.as_mut())?;
         observer.event(Event::TaskStarted {
             index,
@@ -471,7 +472,6 @@ impl<M: Backbone> Trainer<M> {
             order = order.ungrouped();
         }
 
-        let mut since_saved = Instant::now();
         for step in first_step..steps {
             if stop.load(Ordering::Relaxed) {
                 self.state.timings.train[index] += since_saved.elapsed().as_secs_f64();

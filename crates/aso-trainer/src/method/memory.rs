@@ -67,7 +67,8 @@ impl Memory {
             }
             MemorySize::Ratio(ratio) => {
                 let all: Vec<usize> = (0..examples.len()).collect();
-                choose(&all, (all.len() as f64 * ratio).ceil() as usize)
+                // 100 * 0.07 is a little more than 7.
+                choose(&all, (all.len() as f64 * ratio - 1e-9).ceil() as usize)
             }
         };
         if 2 * chosen.len() > examples.len() && matches!(self.size, MemorySize::PerClass(_)) {
@@ -145,6 +146,11 @@ mod tests {
         let mut share = Memory::new(MemorySize::Ratio(0.11));
         share.keep(&examples, 1, 0);
         assert_eq!(share.len(), 4);
+        // In f64 100 * 0.07 is more than 7.
+        let examples: Vec<_> = (0..100).map(example).collect();
+        let mut share = Memory::new(MemorySize::Ratio(0.07));
+        share.keep(&examples.iter().collect::<Vec<_>>(), 1, 0);
+        assert_eq!(share.len(), 7);
     }
 
     #[test]

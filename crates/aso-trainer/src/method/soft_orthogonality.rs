@@ -230,13 +230,18 @@ impl<M: Backbone> Method<M> for AsoLora {
         self.is_reference()
     }
 
-    fn start_task(
-        &mut self,
-        model: &mut M,
-        _context: &TaskContext<'_>,
-    ) -> Result<(), TrainerError> {
+    fn start_task(&mut self, model: &mut M, context: &TaskContext<'_>) -> Result<(), TrainerError> {
         self.weight = Weight::One(1.0);
         self.isolation.start_task(model);
+        let task = context.task;
+        if task.index > 0 && !(0..task.steps).any(|step| self.measures(task, step)) {
+            tracing::warn!(
+                task = task.name,
+                steps = task.steps,
+                interval = self.settings.interval_for(task.steps),
+                "too few steps for a measurement: full isolation (w = 1), as with o-lora"
+            );
+        }
         Ok(())
     }
 
