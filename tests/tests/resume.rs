@@ -425,3 +425,27 @@ fn a_finished_run_learns_more_tasks() {
         &["no-such-task"],
     );
 }
+
+/// What cannot learn more stays a finished run.
+#[test]
+fn a_run_that_cannot_be_continued_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "aso-lora");
+    let run = dir.path().join("run");
+    let tasks = tasks();
+    let first = format!("stream.tasks=[\"{}\"]", tasks[0]);
+    succeed(&["run", text(&config), "--out", text(&run), "--set", &first]);
+    let state = run.join("state.json");
+    let content = std::fs::read_to_string(&state).unwrap();
+    let mut other: serde_json::Value = serde_json::from_str(&content).unwrap();
+    other["base_model"] = "sha256:0".into();
+    std::fs::write(&state, other.to_string()).unwrap();
+    let before = files(&run);
+    fail(
+        &["run", "--continue", text(&run), "--tasks", &tasks[1]],
+        &["state.json", "made for the base model"],
+    );
+    assert_eq!(files(&run), before);
+    std::fs::write(&state, content).unwrap();
+    succeed(&["run", "--continue", text(&run), "--tasks", &tasks[1]]);
+}

@@ -77,11 +77,20 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> FilesError {
 }
 
 /// Writes a file so that it holds either its old content or `bytes`, even after a crash or a power
-/// cut.
+/// cut. A link is followed; what is no file, such as `/dev/stdout`, is written into.
 ///
 /// # Errors
 /// [`FilesError::Io`] names the path; the old content is then unchanged.
 pub fn atomic_write(path: &Path, bytes: &[u8]) -> Result<(), FilesError> {
+    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        let mut file = File::options().write(true).open(path).map_err(at(path))?;
+        return file.write_all(bytes).map_err(at(path));
+    }
+    let target = match path.is_symlink() && path.exists() {
+        true => fs::canonicalize(path).map_err(at(path))?,
+        false => path.to_owned(),
+    };
+    let path = target.as_path();
     let folder = parent(path);
     // `create_new` gives the usual permissions, where a temporary file would be private.
     let mut file = tempfile::Builder::new()
@@ -482,6 +491,23 @@ mod tests {
         atomic_write(&path, b"[3]").unwrap();
         assert_eq!(read_json::<Vec<u8>>(&path).unwrap(), [3]);
         assert_eq!(names(dir.path()), ["state.json"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_devices_are_written_through() {
+        let dir = folder();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        atomic_write(&link, b"new").unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        // As `/dev/stdout` is: no file that another one could take the place of.
+        let device = dir.path().join("device");
+        std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+        atomic_write(&device, b"x").unwrap();
+        assert!(device.is_symlink() && !Path::new("/dev/null").is_file());
     }
 
     #[cfg(unix)]

@@ -170,9 +170,15 @@ impl Run {
         let targets = loaded.model.default_targets();
         let lora = method.lora(config.lora.to_lora_config(targets));
         loaded.model.check_targets(&lora)?;
-        write_changed(&dir.path.join(CONFIG_FILE), config.to_toml()?.as_bytes())?;
         let path = dir.path.clone();
+        let (file, text) = (path.join(CONFIG_FILE), config.to_toml()?);
+        // Without it the directory would hold no run.
+        if !file.exists() {
+            atomic_write(&file, text.as_bytes())?;
+        }
         let mut trainer = Trainer::new(loaded, config, method, tasks, dir)?;
+        // Further tasks, once the run is known to go on.
+        write_changed(&file, text.as_bytes())?;
         let outcome = trainer.run(observer, stop)?;
         let results = trainer.results();
         results.write(&path)?;
