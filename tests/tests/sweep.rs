@@ -218,11 +218,16 @@ fn a_broken_sweep_is_refused_before_anything_starts() {
         ),
     ] {
         let file = write(dir.path(), &broken);
-        fail(&["sweep", text(&file), "--out", text(&out)], &[complaint]);
+        let sweep = ["sweep", text(&file), "--out", text(&out)];
+        fail(&sweep, &[complaint]);
+        fail(&[&sweep[..], &["--dry-run"]].concat(), &[complaint]);
         assert!(!out.exists(), "{complaint}");
     }
     let file = write(dir.path(), SWEEP);
-    fail(&["sweep", text(&file), "--jobs", "0"], &["--jobs is 0"]);
+    fail(
+        &["sweep", text(&file), "--jobs", "0"],
+        &["'0' for '--jobs <N>'", "at least 1"],
+    );
 
     // A directory of another configuration, found although it belongs to the last run.
     let set = ["--set", "train.steps=1"];

@@ -65,15 +65,8 @@ pub(crate) fn execute(
     dev: bool,
     changed: &mut dyn FnMut(&Ledger<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Ended> {
-    if args.jobs == 0 {
-        anyhow::bail!("--jobs is 0; expected at least 1");
-    }
     let out = ledger.out().to_owned();
-    let runs = ledger.runs();
-    let unfinished = |&index: &usize| ledger.records()[index].status != SweptStatus::Finished;
-    let pending: VecDeque<usize> = start_order(runs).into_iter().filter(unfinished).collect();
-    let missing: Vec<PlannedRun> = pending.iter().map(|&index| runs[index].clone()).collect();
-    check_inputs(&missing, dev)?;
+    let pending = check(ledger, dev)?;
     fs::create_dir_all(&out).with_context(|| format!("{}", out.display()))?;
     let _lock = RunLock::acquire(&out)?;
     let available = std::thread::available_parallelism().map_or(1, usize::from);
@@ -88,6 +81,19 @@ pub(crate) fn execute(
     let stop = stop_flag()?;
     changed(ledger)?;
     jobs.work(ledger, pending, terminal, &stop, changed)
+}
+
+/// The runs that are left, in the order in which they are to start.
+///
+/// # Errors
+/// If one of them could never start.
+pub(crate) fn check(ledger: &Ledger<'_>, dev: bool) -> anyhow::Result<VecDeque<usize>> {
+    let runs = ledger.runs();
+    let unfinished = |&index: &usize| ledger.records()[index].status != SweptStatus::Finished;
+    let pending: VecDeque<usize> = start_order(runs).into_iter().filter(unfinished).collect();
+    let missing: Vec<PlannedRun> = pending.iter().map(|&index| runs[index].clone()).collect();
+    check_inputs(&missing, dev)?;
+    Ok(pending)
 }
 
 impl Jobs<'_> {

@@ -20,7 +20,7 @@ pub(crate) fn run(
     let out = directory(&args.jobs, &args.file, "");
     let mut ledger = Ledger::open(&runs, &out)?;
     if args.jobs.dry_run {
-        return dry_run(&ledger, &args.jobs);
+        return dry_run(&ledger, &args.jobs, false);
     }
     let write = &mut |ledger: &Ledger<'_>| Ok(ledger.write()?);
     let ended = jobs::execute(&mut ledger, &args.jobs, global, terminal, false, write)?;
@@ -47,14 +47,15 @@ pub(crate) fn directory(args: &JobArgs, file: &Path, suffix: &str) -> PathBuf {
     })
 }
 
-/// Lists the runs.
-pub(crate) fn dry_run(ledger: &Ledger<'_>, args: &JobArgs) -> anyhow::Result<ExitCode> {
+/// Lists the runs; then an error, if one that is left could not start. `dev`: for `aso tune`.
+pub(crate) fn dry_run(ledger: &Ledger<'_>, args: &JobArgs, dev: bool) -> anyhow::Result<ExitCode> {
     let results = ledger.results();
     if args.json {
         output::print_json(&results)?;
     } else {
         output::write_stdout(&output::planned(&results))?;
     }
+    jobs::check(ledger, dev)?;
     Ok(ExitCode::SUCCESS)
 }
 

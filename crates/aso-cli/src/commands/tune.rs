@@ -21,7 +21,7 @@ pub(crate) fn run(
     let out = directory(&args.jobs, &args.file, "-tune");
     let mut ledger = Ledger::open(&runs, &out)?;
     if args.jobs.dry_run {
-        return dry_run(&ledger, &args.jobs);
+        return dry_run(&ledger, &args.jobs, true);
     }
     let path = out.join(TUNE_FILE);
     let write = &mut |ledger: &Ledger<'_>| Ok(write_json(&path, &choose(&sweep, ledger)?)?);

@@ -352,15 +352,14 @@ pub(crate) fn dotted(key: &str) -> Option<Vec<String>> {
     single_path(&format!("{key} = 0").parse::<Table>().ok()?)
 }
 
-/// The values of a table and of all tables in it, by dotted key. Names of inner tables are quoted where TOML wants it; those of the
-/// outermost one may be dotted already, as in sweep files.
+/// The values of a table and of all tables in it, by dotted key. Names are quoted where TOML wants it; those of the outermost
+/// table may be dotted already, as in sweep files.
 pub fn dotted_keys(table: &Table) -> Table {
     fn walk(prefix: &str, table: &Table, flat: &mut Table) {
         for (name, value) in table {
             let key = match prefix {
-                "" => name.clone(),
-                _ if is_bare(name) => format!("{prefix}.{name}"),
-                _ => format!("{prefix}.{}", Value::String(name.clone())),
+                "" => dotted(name).map_or_else(|| name.clone(), |parts| spelled(&parts)),
+                prefix => format!("{prefix}.{}", spelled(std::slice::from_ref(name))),
             };
             match value {
                 Value::Table(below) => walk(&key, below, flat),
@@ -373,6 +372,15 @@ pub fn dotted_keys(table: &Table) -> Table {
     let mut flat = Table::new();
     walk("", table, &mut flat);
     flat
+}
+
+/// The key of these parts, with quotes where TOML wants them only, so that a key has one spelling.
+fn spelled(parts: &[String]) -> String {
+    let part = |name: &String| match is_bare(name) {
+        true => name.clone(),
+        false => Value::String(name.clone()).to_string(),
+    };
+    parts.iter().map(part).collect::<Vec<_>>().join(".")
 }
 
 /// Whether TOML takes the name without quotes.
@@ -551,6 +559,12 @@ mod tests {
             message("[stream.overrides.a]\nepoch = 2\n", &[]),
             "/configs/run.toml:2: unknown key `stream.overrides.a.epoch`; \
              did you mean `stream.overrides.a.epochs`?"
+        );
+        // Not what a section of another kind calls so.
+        let found = message("[stream.overrides.a]\nsteps = 2\n", &[]);
+        assert!(
+            found.contains("known keys there: ") && found.contains("epochs"),
+            "{found}"
         );
         assert_eq!(
             message("[model]\nxyzzy = 2\n", &[]),

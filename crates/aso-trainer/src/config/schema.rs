@@ -127,10 +127,16 @@ pub(crate) fn join(prefix: &str, name: &str) -> String {
 }
 
 /// The known key that `unknown` (a dotted path) most likely means: a similar name in the same
-/// section, else the same or a very similar name elsewhere.
+/// section, else the same or a very similar name elsewhere, but not for a section of a name of its own: `[stream.overrides.a]`
+/// means what it says.
 pub(crate) fn nearest(keys: &'static [Key], unknown: &str) -> Option<String> {
     let (section, name) = unknown.rsplit_once('.').unwrap_or(("", unknown));
     let mut best: Option<(f64, String)> = None;
+    let mut named = false;
+    walk(keys, "", &mut |path, _| {
+        let (known_section, _) = path.rsplit_once('.').unwrap_or(("", path));
+        named |= known_section.ends_with('*') && same_section(known_section, section);
+    });
     walk(keys, "", &mut |path, key| {
         let (known_section, _) = path.rsplit_once('.').unwrap_or(("", path));
         let similarity = strsim::jaro_winkler(name, key.name);
@@ -140,7 +146,8 @@ pub(crate) fn nearest(keys: &'static [Key], unknown: &str) -> Option<String> {
                 similarity > 0.8 || strsim::damerau_levenshtein(name, key.name) <= 2,
             )
         } else {
-            (similarity, similarity > 0.9 && !path.contains('*'))
+            let enough = similarity > 0.9 && !path.contains('*') && !named;
+            (similarity, enough)
         };
         if enough && best.as_ref().is_none_or(|(top, _)| score > *top) {
             // The user's own name stands where the pattern has `*`.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{PlannedRun, SweepError};
 use crate::config::ModelSource;
-use crate::files::write_json;
+use crate::files::{read_json, write_json};
 use crate::metrics::{self, Metric, Spread};
 use crate::results::Timings;
 use crate::run::RunStatus;
@@ -217,60 +217,94 @@ impl<'a> Ledger<'a> {
         self.records.iter().filter(finished).count()
     }
 
-    /// The content of `sweep.json`.
+    /// The results of the runs.
     pub fn results(&self) -> SweepResults {
         SweepResults {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             orders: self.orders.clone(),
             runs: self.records.clone(),
-            summary: self.groups(),
+            summary: groups(&self.records),
             timings: self.timings.clone(),
         }
     }
 
-    /// Writes the results, whole or not at all.
+    /// Writes `sweep.json`, whole or not at all: the results, and what it holds of runs of other sweep files in the same
+    /// directory, as far as they are still there.
     ///
     /// # Errors
     /// [`SweepError::Files`].
     pub fn write(&self) -> Result<(), SweepError> {
-        Ok(write_json(&self.out.join(SWEEP_FILE), &self.results())?)
-    }
-
-    /// Means over seeds, in the order of the runs.
-    pub fn groups(&self) -> Vec<Group> {
-        let mut groups: Vec<(&SweptRun, Vec<&SweptRun>)> = Vec::new();
-        for record in &self.records {
-            let key =
-                |record: &SweptRun| (record.order.clone(), record.label.clone(), record.candidate);
-            match groups
-                .iter_mut()
-                .find(|(first, _)| key(first) == key(record))
-            {
-                Some((_, members)) => members.push(record),
-                None => groups.push((record, vec![record])),
-            }
+        let file = self.out.join(SWEEP_FILE);
+        let mut results = self.results();
+        match read_json(&file) {
+            Ok(earlier) => results.keep_others(earlier, &self.out),
+            Err(_) if !file.exists() => {}
+            Err(error) => tracing::warn!(%error, "replaced, for it cannot be read"),
         }
-        groups
-            .into_iter()
-            .map(|(first, members)| {
-                let finished = members
-                    .iter()
-                    .filter(|record| record.status == SweptStatus::Finished);
-                let over = |metric| {
-                    let values = finished.clone().map(|record| record.metric(metric));
-                    (metric, spread(values))
-                };
-                Group {
-                    order: first.order.clone(),
-                    label: first.label.clone(),
-                    candidate: first.candidate,
-                    planned: members.len(),
-                    finished: finished.clone().count(),
-                    metrics: Metric::ALL.map(over).into(),
-                }
-            })
-            .collect()
+        Ok(write_json(&file, &results)?)
     }
+}
+
+impl SweepResults {
+    /// Takes over the runs of `earlier` that are not among these and whose directories below `out` are still there, but for
+    /// those of an order that is called as one here and has other tasks.
+    fn keep_others(&mut self, earlier: Self, out: &Path) {
+        let mut timings = earlier.timings;
+        for run in earlier.runs {
+            let planned = self.runs.iter().any(|own| own.directory == run.directory);
+            if planned || !out.join(&run.directory).is_dir() {
+                continue;
+            }
+            let Some(tasks) = earlier.orders.get(&run.order) else {
+                continue;
+            };
+            let order = self.orders.entry(run.order.clone());
+            if order.or_insert_with(|| tasks.clone()) != tasks {
+                continue;
+            }
+            if let Some(seconds) = timings.remove(&run.directory) {
+                self.timings.insert(run.directory.clone(), seconds);
+            }
+            self.runs.push(run);
+        }
+        self.summary = groups(&self.runs);
+    }
+}
+
+/// Means over seeds, in the order of the runs.
+fn groups(records: &[SweptRun]) -> Vec<Group> {
+    let mut groups: Vec<(&SweptRun, Vec<&SweptRun>)> = Vec::new();
+    for record in records {
+        let key =
+            |record: &SweptRun| (record.order.clone(), record.label.clone(), record.candidate);
+        match groups
+            .iter_mut()
+            .find(|(first, _)| key(first) == key(record))
+        {
+            Some((_, members)) => members.push(record),
+            None => groups.push((record, vec![record])),
+        }
+    }
+    groups
+        .into_iter()
+        .map(|(first, members)| {
+            let finished = members
+                .iter()
+                .filter(|record| record.status == SweptStatus::Finished);
+            let over = |metric| {
+                let values = finished.clone().map(|record| record.metric(metric));
+                (metric, spread(values))
+            };
+            Group {
+                order: first.order.clone(),
+                label: first.label.clone(),
+                candidate: first.candidate,
+                planned: members.len(),
+                finished: finished.clone().count(),
+                metrics: Metric::ALL.map(over).into(),
+            }
+        })
+        .collect()
 }
 
 /// The spread of values of which none may be missing.
@@ -320,6 +354,64 @@ mod tests {
         assert_eq!((one.mean, one.sd, one.n), (70.0, None, 1));
         assert_eq!(spread(&[]), None);
         assert_eq!(spread(&[Some(1.0), None]), None);
+    }
+
+    #[test]
+    fn runs_of_other_sweep_files_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |order: &str, label: &str, seed: u64, ap: Option<f64>| SweptRun {
+            order: order.to_owned(),
+            label: label.to_owned(),
+            candidate: None,
+            method: "o-lora".to_owned(),
+            seed,
+            directory: format!("{order}/{label}/seed-{seed}"),
+            status: SweptStatus::Finished,
+            error: None,
+            metrics: Metric::ALL.map(|metric| (metric, ap)).into(),
+        };
+        let results = |orders: &[(&str, &str)], runs: Vec<SweptRun>| SweepResults {
+            version: String::new(),
+            orders: orders
+                .iter()
+                .map(|(name, task)| ((*name).to_owned(), vec![(*task).to_owned()]))
+                .collect(),
+            summary: groups(&runs),
+            timings: runs
+                .iter()
+                .map(|run| (run.directory.clone(), Timings::default()))
+                .collect(),
+            runs,
+        };
+        let earlier = results(
+            &[("a", "x"), ("b", "x"), ("c", "x")],
+            vec![
+                run("a", "strong", 1, Some(50.0)),
+                run("a", "strong", 2, Some(60.0)),
+                run("a", "deleted", 1, None),
+                run("b", "strong", 1, None),
+                // Its name is that of another order now.
+                run("c", "strong", 1, None),
+            ],
+        );
+        for kept in earlier.runs.iter().filter(|run| run.label != "deleted") {
+            std::fs::create_dir_all(dir.path().join(&kept.directory)).unwrap();
+        }
+        let mut now = results(
+            &[("a", "x"), ("c", "y")],
+            vec![run("a", "strong", 1, Some(40.0))],
+        );
+        now.keep_others(earlier, dir.path());
+        let expected = [
+            run("a", "strong", 1, Some(40.0)),
+            run("a", "strong", 2, Some(60.0)),
+            run("b", "strong", 1, None),
+        ];
+        assert_eq!(now.runs, expected);
+        assert_eq!(now.orders["b"], ["x"]);
+        assert_eq!(now.timings.len(), 3);
+        let ap = now.summary[0].metrics[&Metric::Ap].unwrap();
+        assert_eq!((ap.mean, ap.n), (50.0, 2));
     }
 
     /// Every metric is a key beside the others; one that is missing is null, and keys of other versions are passed over.

@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use super::file::{MethodSpec, OrderSpec, SweepFile};
 use super::{CHOSEN_FILE, LOG_FOLDER, SWEEP_FILE, SweepError, TUNE_FILE};
 use crate::TrainerError;
-use crate::config::load::{Overlay, Source, dotted};
+use crate::config::load::{Overlay, Source, alternative, dotted};
 use crate::config::{ConfigError, ModelSource, Origin, RunConfig, Select};
 use crate::files::LOCK_FILE;
 use crate::load::open_library;
@@ -146,10 +146,11 @@ impl Sweep {
     /// seeds of `[tune]`.
     ///
     /// # Errors
-    /// As [`runs`](Self::runs); also if a configuration asks for the test split, and where there is
-    /// no grid.
+    /// As [`runs`](Self::runs); also if a configuration asks for the test split, if something else sets a key of a grid,
+    /// and where there is no grid.
     pub fn candidates(&self) -> Result<Vec<PlannedRun>, SweepError> {
         self.refuse_test()?;
+        self.refuse_varied()?;
         let mut variants = Vec::new();
         for (method, spec) in self.file.methods.iter().enumerate() {
             variants.extend((0..spec.grid.len()).map(|candidate| Variant {
@@ -183,7 +184,8 @@ impl Sweep {
                     let mut overlays = vec![self.config.clone()];
                     overlays.push(self.overlay(&spec.set, &["methods", &at, "set"])?);
                     overlays.extend(self.arguments.iter().cloned());
-                    overlays.extend(self.first_order());
+                    let orders = spec.orders.iter().flatten().chain(self.orders.keys());
+                    overlays.extend(orders.take(1).filter_map(|order| self.order(order)));
                     let config = RunConfig::layered(&self.base.0, &self.base.1, &overlays)?;
                     config.method.name.as_str().to_owned()
                 }
@@ -396,6 +398,35 @@ impl Sweep {
         }
     }
 
+    /// What is set for all candidates over their grid would make them alike, and the choice a lie.
+    fn refuse_varied(&self) -> Result<(), SweepError> {
+        let tuning = self.overlay(&self.file.tune.set, &["tune", "set"])?;
+        for (at, spec) in self.file.methods.iter().enumerate() {
+            for (candidate, grid) in spec.grid.iter().enumerate() {
+                let place = ["methods", &at.to_string(), "grid", &candidate.to_string()];
+                let grid = self.overlay(grid, &place)?;
+                for key in grid.keys().map(|key| key.join(".")) {
+                    let keys = [Some(key.clone()), alternative(&key)];
+                    let set = |overlay: &Overlay| {
+                        let mut places = keys.iter().flatten().map(|key| overlay.place(key));
+                        places.find_map(Option::<&Origin>::cloned)
+                    };
+                    let mut overlays = self.arguments.iter().chain([&tuning]);
+                    if let Some(origin) = overlays.find_map(set) {
+                        return Err(ConfigError::Invalid {
+                            origin,
+                            key,
+                            expected: "this to be left to the grid, which varies it".to_owned(),
+                            found: "a value for all candidates".to_owned(),
+                        }
+                        .into());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn order(&self, name: &str) -> Option<Overlay> {
         let tasks = self.orders.get(name)?;
         let tasks = tasks.iter().cloned().map(Value::String).collect();
@@ -404,10 +435,6 @@ impl Sweep {
         let origin = self.source().origin_of(&["orders", name]);
         overlay.push(key, Value::Array(tasks), origin);
         Some(overlay)
-    }
-
-    fn first_order(&self) -> Option<Overlay> {
-        self.order(self.orders.keys().next()?)
     }
 
     fn seed(&self, seed: u64) -> Overlay {
@@ -1018,6 +1045,60 @@ grid = [{ "train.steps" = 2, "stream.order" = "order1p" }]
         assert_eq!(runs[0].config.tasks().unwrap(), ["topic-news"]);
         let order1p = ["dbpedia", "amazon", "agnews"];
         assert_eq!(runs[1].config.tasks().unwrap(), order1p);
+    }
+
+    #[test]
+    fn a_chosen_value_replaces_another_spelling_of_its_key() {
+        let text = r#"[config]
+"stream.tasks" = ["topic-news"]
+[[methods]]
+label = "x"
+set = { "stream.overrides.topic-news.lr" = 0.001 }
+grid = [{ 'stream.overrides."topic-news".lr' = 0.003 }]
+"#;
+        let dir = write(&[("sweep.toml", text)]);
+        let sweep = Sweep::load(&dir.path().join("sweep.toml"), &[]).unwrap();
+        let candidates = sweep.candidates().unwrap();
+        let ledger = Ledger::open(&candidates, dir.path()).unwrap();
+        let mut results = choose(&sweep, &ledger).unwrap();
+        results.choices[0].chosen = Some(1);
+        let path = dir.path().join("chosen.toml");
+        results.write_chosen(&sweep, &path).unwrap();
+        let runs = Sweep::load(&path, &[]).unwrap().runs().unwrap();
+        assert_eq!(runs[0].config.stream, candidates[0].config.stream);
+    }
+
+    #[test]
+    fn nothing_is_laid_over_a_grid() {
+        let over = GRID.replace("\"data.max_eval\" = 5", "method = { lambda1 = 3.0 }");
+        let found = message(load(&over).unwrap().candidates());
+        let expected = "`method.lambda1`: expected this to be left to the grid";
+        assert!(
+            found.contains("sweep.toml:17") && found.contains(expected),
+            "{found}"
+        );
+        // A key that replaces one of the grid, too.
+        let dir = write(&[("sweep.toml", GRID)]);
+        let path = dir.path().join("sweep.toml");
+        let sweep = Sweep::load(&path, &["train.steps=2".to_owned()]).unwrap();
+        let found = message(sweep.candidates());
+        assert!(
+            found.contains("--set train.steps=2: `train.epochs`"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn a_label_comes_from_an_order_that_the_method_has() {
+        let text = r#"[orders]
+a = ["topic-news"]
+b = ["sentiment-reviews"]
+[[methods]]
+orders = ["b"]
+set = { "stream.overrides.sentiment-reviews.lr" = 0.5 }
+"#;
+        let runs = load(text).unwrap().runs().unwrap();
+        assert_eq!(runs[0].directory, "b/aso-lora/seed-1");
     }
 
     #[test]
