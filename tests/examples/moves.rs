@@ -2,7 +2,7 @@
 //! earlier rows (docs/results.md, Ablations).
 //!
 //! ```text
-//! cargo run --release --workspace --example moves -- runs/ablations/order1p-sst2 inc-lora-frozen-a inc-lora o-lora-2
+//! cargo run --release -p aso-tests --example moves -- runs/ablations/order1p-sst2 inc-lora-frozen-a inc-lora o-lora-2
 //! ```
 //!
 //! The folder of an order in a sweep, the method whose A stayed as it was drawn, and methods to compare with it. Runs with the same

@@ -1,7 +1,7 @@
 //! Does measured similarity follow constructed relatedness? (docs/relatedness.md)
 //!
 //! ```text
-//! cargo run --release --workspace --example relatedness -- OUT.json [SEEDS]
+//! cargo run --release -p aso-tests --example relatedness -- OUT.json [SEEDS]
 //! ```
 //!
 //! Generated tasks of known relatedness are learned by the built-in model, each with an adapter of its own; then the

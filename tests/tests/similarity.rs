@@ -78,6 +78,8 @@ fn tasks_of_a_run_are_compared_where_there_are_several_adapters() {
         let named: serde_json::Value = serde_json::from_str(&named).unwrap();
         assert_eq!(named, matrices);
     }
+    let arguments = ["similarity", "--model", "embedded:demo"];
+    fail(&arguments, &["--adapter", "found none"]);
     let run = short_run(dir.path(), "multi-task");
     let why = &["multi-task", "one adapter for all tasks"];
     fail(&["similarity", "--run", text(&run)], why);

@@ -19,6 +19,11 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+fn positive(text: &str) -> Result<usize, &'static str> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or("expected a number of at least 1")
+}
+
 const EXIT_STATUS: &str = "Exit status: 0 done; 2 bad usage, bad input or a failed run; \
 130 interrupted, with everything needed to resume saved.";
 
@@ -214,7 +219,7 @@ pub(crate) struct JobArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Runs at the same time, each a process with its share of the threads
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
     pub(crate) jobs: usize,
     /// List the runs and what is there of them, and run nothing
     #[arg(long)]
@@ -266,7 +271,7 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "TASK,..", value_delimiter = ',')]
     pub(crate) tasks: Vec<String>,
     /// Evaluate at most the first N examples of each task
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) max_eval: Option<usize>,
     /// Generate answers, or choose the most likely label of each task [default: as the run, or generate]
     #[arg(long, value_enum)]
@@ -290,7 +295,7 @@ pub(crate) struct SimilarityArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
     /// Examples of each task
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
     pub(crate) examples: usize,
     /// How to attribute
     #[arg(long, value_enum, default_value_t = AttributionArg::Aso)]

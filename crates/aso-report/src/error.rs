@@ -114,11 +114,14 @@ pub enum ReportError {
     },
     /// A label given by the user is that of other runs, too.
     #[error(
-        "label \"{label}\": given to some runs, but runs of another configuration are called the same: choose another"
+        "label \"{label}\": given to some runs, but others are called the same{differing}: choose another",
+        differing = differing(keys)
     )]
     SameLabel {
         /// The label.
         label: String,
+        /// The keys of `config.toml` in which they differ; none where only some were given the label.
+        keys: Vec<String>,
     },
     /// The reference is none of the groups.
     #[error("reference \"{found}\": expected one of {expected}")]
@@ -142,4 +145,11 @@ pub enum ReportError {
     /// A value has no JSON form.
     #[error("report: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+fn differing(keys: &[String]) -> String {
+    match keys {
+        [] => String::new(),
+        keys => format!(" and differ in `{}`", keys.join("`, `")),
+    }
 }

@@ -67,6 +67,14 @@ enum Kind {
     Configured(String, BTreeMap<String, String>),
 }
 
+impl Kind {
+    fn config(&self) -> &BTreeMap<String, String> {
+        match self {
+            Self::Given(_, config) | Self::Configured(_, config) => config,
+        }
+    }
+}
+
 type Members = Vec<RunRecord>;
 
 /// Reads all runs of the sources and groups them by tasks and label. A run that several sources hold is read once,
@@ -210,20 +218,34 @@ fn labels(kinds: &[Kind]) -> Result<Vec<String>, ReportError> {
     let labels: Vec<String> = kinds.iter().map(label).collect();
     let mut seen = BTreeSet::new();
     match labels.iter().find(|label| !seen.insert(label.as_str())) {
-        Some(label) => Err(ReportError::SameLabel {
-            label: label.clone(),
-        }),
+        Some(label) => {
+            let same = labels
+                .iter()
+                .zip(kinds)
+                .filter(|(other, _)| *other == label);
+            let keys = differing(same.map(|(_, kind)| kind.config()));
+            Err(ReportError::SameLabel {
+                label: label.clone(),
+                keys: keys.into_iter().collect(),
+            })
+        }
         None => Ok(labels),
     }
 }
 
-/// The keys in which the kinds of a name differ, an absent key being a value of its own.
+/// The keys in which the kinds of a name differ.
 fn differing_keys(name: &str, kinds: &[Kind]) -> BTreeSet<String> {
-    let configs = kinds.iter().filter_map(|kind| match kind {
+    differing(kinds.iter().filter_map(|kind| match kind {
         Kind::Configured(other, config) if other == name => Some(config),
         _ => None,
-    });
-    let configs: Vec<_> = configs.collect();
+    }))
+}
+
+/// The keys in which configurations differ, an absent key being a value of its own.
+fn differing<'a>(
+    configs: impl IntoIterator<Item = &'a BTreeMap<String, String>>,
+) -> BTreeSet<String> {
+    let configs: Vec<_> = configs.into_iter().collect();
     let keys: BTreeSet<&String> = configs.iter().flat_map(|config| config.keys()).collect();
     let differs = |key: &&String| {
         let mut values = configs.iter().map(|config| config.get(*key));
@@ -405,8 +427,8 @@ mod tests {
         assert!(read_streams(&all).is_ok());
         // One label, two configurations.
         let two = [source(Some("x"), &dir.path().join("x"))];
-        let error = read_streams(&two).unwrap_err();
-        assert!(matches!(error, ReportError::SameLabel { .. }), "{error}");
+        let error = read_streams(&two).unwrap_err().to_string();
+        assert!(error.contains("differ in `method.lambda1`"), "{error}");
         let sources = [
             source(Some("mine"), &dir.path().join("x/strong")),
             source(None, &plain),

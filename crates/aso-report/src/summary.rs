@@ -93,7 +93,7 @@ pub struct RunSummary {
     pub metrics: BTreeMap<Metric, Option<f64>>,
 }
 
-/// What the runs of a group cost.
+/// What the runs of a group cost: footprint and seconds of those that have come to their end, for half a run would look cheap.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cost {
     /// Elements that one task trains: the size of the last task's adapter, of `inf-lora` that of B alone.
@@ -393,8 +393,10 @@ fn general(group: &Group) -> Vec<GeneralSummary> {
 }
 
 fn cost(group: &Group) -> Cost {
+    let ended = |run: &&RunRecord| Metric::Ap.of(&run.results).is_some();
+    let ended = || group.runs.iter().filter(ended);
     let over = |value: &dyn Fn(&RunRecord) -> Option<f64>| {
-        Spread::of(&group.runs.iter().filter_map(value).collect::<Vec<_>>())
+        Spread::of(&ended().filter_map(value).collect::<Vec<_>>())
     };
     let step = |run: &RunRecord| {
         let seconds: Vec<f64> = run.steps.iter().map(|step| step.seconds).collect();
@@ -403,7 +405,7 @@ fn cost(group: &Group) -> Cost {
     let total = |seconds: &[f64]| Some(seconds.iter().sum::<f64>());
     Cost {
         trainable_parameters: group.runs.iter().find_map(|run| run.trainable_parameters),
-        footprint: group.runs.iter().find_map(|run| run.results.footprint),
+        footprint: ended().find_map(|run| run.results.footprint),
         peak_bytes: group
             .runs
             .iter()
@@ -470,6 +472,25 @@ mod tests {
         let ap = difference.metrics[&Metric::Ap].as_ref().unwrap();
         assert_eq!((ap.mean, ap.n, ap.sign_flip_p), (-5.0, 2, Some(0.5)));
         assert_eq!(ap.examples_interval, None);
+    }
+
+    #[test]
+    fn half_a_run_costs_nothing_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |seed, seconds: [f64; 2], ended: bool| {
+            let mut results = results("x", seed, &[50.0, 0.0, 60.0, 50.0]);
+            results.timings.train = seconds.into();
+            results.ap = results.ap.filter(|_| ended);
+            record(dir.path(), &results)
+        };
+        let cost = |runs: Vec<_>| {
+            let summary = ReportSummary::new(&group(runs).unwrap(), None).unwrap();
+            summary.streams[0].groups[0].cost.train_seconds
+        };
+        let half = of(2, [3.0, 0.0], false);
+        let seconds = cost(vec![of(1, [3.0, 4.0], true), half.clone()]).unwrap();
+        assert_eq!((seconds.mean, seconds.n), (7.0, 1));
+        assert_eq!(cost(vec![half]), None);
     }
 
     #[test]

@@ -31,6 +31,11 @@ pub(crate) fn run(
     let out = args.out.clone().or(of_run);
     // Enough to draw the batches from; test examples stay unseen.
     config.data.max_eval = Some(1);
+    if dirs.is_empty() {
+        bail!(
+            "expected a trained adapter of each task to compare (--run or --adapter), found none"
+        );
+    }
     let preset = match args.attribution {
         AttributionArg::Aso => Preset::Aso,
         AttributionArg::Reference => Preset::Reference,

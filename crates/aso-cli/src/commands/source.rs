@@ -62,7 +62,9 @@ impl Source {
             Some(run) if self.config.method.name.structure() == Structure::PerTask => run,
             _ => return self.adapters_of_model(),
         };
-        let at = self.trained.iter().position(|trained| trained == task);
+        // A task is named in any case.
+        let same = |trained: &String| trained.eq_ignore_ascii_case(task);
+        let at = self.trained.iter().position(same);
         let at = at.with_context(|| {
             format!(
                 "{}: method `per-task` has a model for each task that it has learned, {}, but none for {task}",

@@ -69,6 +69,15 @@ fn spread_to(summary: Option<Spread>, decimals: usize) -> String {
     summary.map_or_else(|| NOTHING.to_owned(), text)
 }
 
+/// [`spread_to`] over some of `runs` runs; says over how many where they are fewer.
+fn spread_of(summary: Option<Spread>, runs: usize, decimals: usize) -> String {
+    let text = spread_to(summary, decimals);
+    match summary.filter(|summary| summary.n < runs) {
+        Some(summary) => format!("{text} (n = {})", summary.n),
+        None => text,
+    }
+}
+
 /// A difference with its sign and two decimals; what rounds to 0 is +0.00.
 fn signed(number: f64) -> String {
     format!("{:+.2}", rounded(number, 2))
@@ -115,12 +124,7 @@ pub(super) fn results(lines: &[ResultLine<'_>]) -> Table {
                 Some(1) => Mark::Second,
                 _ => Mark::None,
             };
-            let summary = line.metric(metric);
-            let mut text = spread(summary);
-            // Fewer runs than the row says.
-            if let Some(summary) = summary.filter(|summary| summary.n < line.seeds) {
-                text = format!("{text} (n = {})", summary.n);
-            }
+            let text = spread_of(line.metric(metric), line.seeds, 2);
             Cell { text, mark }
         };
         let fixed = [plain(line.label), plain(line.seeds.to_string())];
@@ -263,16 +267,17 @@ pub(super) fn cost(stream: &StreamSummary) -> Table {
         let cost = &group.cost;
         let count = |number: Option<u64>| plain(number.map_or_else(|| NOTHING.to_owned(), grouped));
         let kept = cost.footprint;
+        let seconds = |summary, decimals| plain(spread_of(summary, group.runs.len(), decimals));
         [
             plain(&group.label),
             count(cost.trainable_parameters),
             count(kept.map(|kept| kept.adapter_elements + kept.method_elements)),
             count(kept.map(|kept| kept.examples)),
             count(cost.peak_bytes.map(|bytes| bytes >> 20)),
-            plain(spread_to(cost.seconds_per_step, 3)),
-            plain(spread_to(cost.train_seconds, 1)),
-            plain(spread_to(cost.attribution_seconds, 1)),
-            plain(spread_to(cost.evaluation_seconds, 1)),
+            seconds(cost.seconds_per_step, 3),
+            seconds(cost.train_seconds, 1),
+            seconds(cost.attribution_seconds, 1),
+            seconds(cost.evaluation_seconds, 1),
         ]
         .to_vec()
     };

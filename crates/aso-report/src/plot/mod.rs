@@ -269,7 +269,10 @@ pub(crate) fn slug(text: &str) -> String {
         }
     };
     let text: String = text.to_lowercase().chars().map(safe).collect();
-    let parts = text.split('-').filter(|part| !part.is_empty());
+    // Nothing but dots would name another folder.
+    let parts = text
+        .split('-')
+        .filter(|part| part.chars().any(|c| c != '.'));
     parts.collect::<Vec<_>>().join("-")
 }
 
@@ -292,6 +295,7 @@ mod tests {
         assert_eq!(number(-20.0), "\u{2212}20");
         assert_eq!(number(-0.0), "0");
         assert_eq!(slug("O-LoRA (lambda1=0.5, x)"), "o-lora-lambda1-0.5-x");
+        assert_eq!(slug("../a..b/ ."), "a..b");
         assert_eq!(cut("dbpedia", 10.0, 100.0), "dbpedia");
         assert_eq!(cut("dbpedia", 10.0, 25.0), "dbp\u{2026}");
     }
