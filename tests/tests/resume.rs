@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -395,14 +395,20 @@ fn run_directories_are_guarded() {
     assert_eq!(files(&foreign).len(), 1);
 }
 
+/// A configuration, and a finished run of it with the first of its tasks.
+fn run_of_one_task(dir: &Path) -> (PathBuf, PathBuf) {
+    let config = write_config(dir, "aso-lora");
+    let run = dir.join("run");
+    let first = format!("stream.tasks=[\"{}\"]", tasks()[0]);
+    succeed(&["run", text(&config), "--out", text(&run), "--set", &first]);
+    (config, run)
+}
+
 #[test]
 fn a_finished_run_learns_more_tasks() {
     let dir = tempfile::tempdir().unwrap();
-    let config = write_config(dir.path(), "aso-lora");
-    let run = dir.path().join("run");
+    let (config, run) = run_of_one_task(dir.path());
     let tasks = tasks();
-    let first = format!("stream.tasks=[\"{}\"]", tasks[0]);
-    succeed(&["run", text(&config), "--out", text(&run), "--set", &first]);
     let more = tasks[1..].join(",");
     succeed(&["run", "--continue", text(&run), "--tasks", &more]);
     let results = results(&run);
@@ -430,11 +436,8 @@ fn a_finished_run_learns_more_tasks() {
 #[test]
 fn a_run_that_cannot_be_continued_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let config = write_config(dir.path(), "aso-lora");
-    let run = dir.path().join("run");
+    let (_, run) = run_of_one_task(dir.path());
     let tasks = tasks();
-    let first = format!("stream.tasks=[\"{}\"]", tasks[0]);
-    succeed(&["run", text(&config), "--out", text(&run), "--set", &first]);
     let state = run.join("state.json");
     let content = std::fs::read_to_string(&state).unwrap();
     let mut other: serde_json::Value = serde_json::from_str(&content).unwrap();

@@ -1016,17 +1016,8 @@ set = { "data.max_eval" = 5 }
         assert_eq!(runs[2].config.train.steps, Some(3));
     }
 
-    #[test]
-    fn a_chosen_value_takes_the_place_of_its_alternative() {
-        let text = r#"[[methods]]
-label = "order"
-set = { "train.steps" = 3, "stream.order" = "order1p" }
-grid = [{ "train.epochs" = 2, "stream.tasks" = ["topic-news"] }]
-[[methods]]
-label = "tasks"
-set = { train = { epochs = 3 }, stream = { tasks = ["topic-news"] } }
-grid = [{ "train.steps" = 2, "stream.order" = "order1p" }]
-"#;
+    /// The candidates of a file, and the runs of what is written when the first of each method is chosen.
+    fn first_chosen(text: &str) -> (Vec<PlannedRun>, Vec<PlannedRun>) {
         let dir = write(&[("sweep.toml", text)]);
         let sweep = Sweep::load(&dir.path().join("sweep.toml"), &[]).unwrap();
         let candidates = sweep.candidates().unwrap();
@@ -1038,6 +1029,21 @@ grid = [{ "train.steps" = 2, "stream.order" = "order1p" }]
         let path = dir.path().join("chosen.toml");
         results.write_chosen(&sweep, &path).unwrap();
         let runs = Sweep::load(&path, &[]).unwrap().runs().unwrap();
+        (candidates, runs)
+    }
+
+    #[test]
+    fn a_chosen_value_takes_the_place_of_its_alternative() {
+        let text = r#"[[methods]]
+label = "order"
+set = { "train.steps" = 3, "stream.order" = "order1p" }
+grid = [{ "train.epochs" = 2, "stream.tasks" = ["topic-news"] }]
+[[methods]]
+label = "tasks"
+set = { train = { epochs = 3 }, stream = { tasks = ["topic-news"] } }
+grid = [{ "train.steps" = 2, "stream.order" = "order1p" }]
+"#;
+        let (candidates, runs) = first_chosen(text);
         for (run, candidate) in runs.iter().zip(&candidates) {
             assert_eq!(run.config.train, candidate.config.train);
             assert_eq!(run.config.stream, candidate.config.stream);
@@ -1056,15 +1062,7 @@ label = "x"
 set = { "stream.overrides.topic-news.lr" = 0.001 }
 grid = [{ 'stream.overrides."topic-news".lr' = 0.003 }]
 "#;
-        let dir = write(&[("sweep.toml", text)]);
-        let sweep = Sweep::load(&dir.path().join("sweep.toml"), &[]).unwrap();
-        let candidates = sweep.candidates().unwrap();
-        let ledger = Ledger::open(&candidates, dir.path()).unwrap();
-        let mut results = choose(&sweep, &ledger).unwrap();
-        results.choices[0].chosen = Some(1);
-        let path = dir.path().join("chosen.toml");
-        results.write_chosen(&sweep, &path).unwrap();
-        let runs = Sweep::load(&path, &[]).unwrap().runs().unwrap();
+        let (candidates, runs) = first_chosen(text);
         assert_eq!(runs[0].config.stream, candidates[0].config.stream);
     }
 
