@@ -4,7 +4,7 @@ use aso_backbones::Backbone;
 use aso_lora::LoraWeights;
 use nalgebra::DMatrix;
 
-use super::inputs::{InputMemory, NEGLIGIBLE, outside, spectrum};
+use super::inputs::{InputMemory, outside, spectrum};
 use super::{Method, MethodState, TaskContext};
 use crate::TrainerError;
 use crate::config::MethodName;
@@ -30,10 +30,14 @@ impl InfLora {
     }
 }
 
+/// A direction with less than this share of the inputs' energy is rounding: covariances are sums in f32, which leaves every direction
+/// that no input has with up to 3e-7 of the trace (200 additions of up to 512 dimensions).
+const ROUNDING: f64 = 1e-6;
+
 /// Rows of A, `[rank, d_in]`; a row for which no input is left is 0.
 fn design(covariance: &DMatrix<f64>, memory: Option<&DMatrix<f64>>, rank: usize) -> Vec<f32> {
     let pairs = spectrum(outside(covariance, memory));
-    let floor = NEGLIGIBLE * covariance.trace();
+    let floor = ROUNDING * covariance.trace();
     let length = 1.0 / 3f64.sqrt();
     let width = covariance.ncols();
     let mut rows = Vec::with_capacity(rank * width);
@@ -117,9 +121,7 @@ mod tests {
             for row in a.chunks(6) {
                 for input in old.chunks(6) {
                     let dot: f64 = row.iter().zip(input).map(|(a, x)| f64::from(*a) * x).sum();
-                    // What memory takes for noise it does not hold; the rest is f32.
-                    let noise = (3.0 * NEGLIGIBLE * covariance(&old).trace()).sqrt();
-                    prop_assert!(dot.abs() < noise + 1e-5, "{dot}");
+                    prop_assert!(dot.abs() < 1e-3, "{dot}");
                 }
             }
             let lengths = a.chunks(6).map(|row| row.iter().map(|v| v * v).sum::<f32>());
