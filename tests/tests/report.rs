@@ -15,9 +15,10 @@ use burn::tensor::Device;
 use common::{fail, files, succeed, text};
 use serde_json::Value;
 
-const METRICS: [&str; 6] = [
+const METRICS: [&str; 7] = [
     "ap",
     "ap_by_sample",
+    "ap_chosen",
     "bwt",
     "forgetting",
     "fwt",
@@ -33,6 +34,7 @@ fn small_run(method: MethodName, seed: u64, dir: &Path) -> RunResults {
     config.data.max_train = Some(48);
     config.data.max_eval = Some(12);
     config.eval.max_new_tokens = 4;
+    config.eval.choose_last = true;
     config.train.batch_size = 8;
     config.train.steps = Some(6);
     let run = Run::open(config, &dir.join(format!("{method}-{seed}")), false).unwrap();

@@ -29,6 +29,7 @@ checkpoint_every = 2
 batch_size = 8
 max_new_tokens = 6
 general_tasks = GENERAL
+choose_last = true
 "#;
 
 fn all_tasks() -> Vec<String> {
@@ -119,6 +120,7 @@ fn assert_same(run: &Path, reference: &Path, what: &str) {
         general["before"].is_f64() && general["after"].is_f64(),
         "{what}: {general}"
     );
+    assert!(results(run)["ap_chosen"].is_f64(), "{what}: AP chosen");
     let adapters = |run: &Path| files(&run.join("adapters"));
     let (found, expected) = (adapters(run), adapters(reference));
     let names = |files: &[(String, Vec<u8>)]| -> Vec<String> {
@@ -166,6 +168,9 @@ const MOMENTS: &[Moment] = &[
     }),
     ("third task", |run| lines(&run.join("metrics.jsonl")) >= 15),
     ("last evaluation", |run| scores(run) >= 8),
+    ("choosing", |run| {
+        !entries(&run.join("predictions/chosen")).is_empty()
+    }),
 ];
 
 fn kill_and_resume(method: &str, moments: &[Moment]) {

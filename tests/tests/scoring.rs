@@ -136,6 +136,51 @@ fn runs_and_evaluations_choose_among_labels_if_asked() {
     score(&["--mode", "generate"]);
 }
 
+/// What is chosen after the last task is what `aso eval` chooses, each task by its own adapter where it has one, and asking for it
+/// later adds the same.
+#[test]
+fn the_last_row_is_chosen_too_if_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("run.toml");
+    std::fs::write(
+        &config,
+        "[stream]\ntasks = [\"topic-news\", \"sentiment-reviews\"]\n[train]\nsteps = 8\n[data]\nmax_eval = 30\n[eval]\nmax_new_tokens = 6",
+    )
+    .unwrap();
+    for method in ["o-lora", "seq-lora", "per-task", "multi-task"] {
+        let run = |name: &str, choose: bool| {
+            let out = dir.path().join(format!("{method}-{name}"));
+            let method = format!("method.name={method}");
+            let choose = format!("eval.choose_last={choose}");
+            let settings = ["--set", &method, "--set", &choose];
+            let arguments = ["run", text(&config), "--out", text(&out), "--resume"];
+            succeed(&[&arguments[..], &settings[..]].concat());
+            out
+        };
+        let found = results(&run("asked", true));
+        let later = run("later", false);
+        let without = results(&later);
+        assert!(without.get("chosen").is_none() && without.get("ap_chosen").is_none());
+        assert_eq!(without["accuracy"], found["accuracy"]);
+        let later = run("later", true);
+        assert_eq!(results(&later), found, "{method}");
+
+        let printed = succeed(&["eval", "--run", text(&later), "--mode", "score", "--json"]);
+        let scores: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!(scores["scores"], found["chosen"], "{method}");
+        assert_eq!(scores["average"], found["ap_chosen"], "{method}");
+    }
+    let report = |name: &str| succeed(&["report", text(&dir.path().join(name))]);
+    assert!(report("o-lora-later").contains("AP chosen"));
+
+    // A further task makes another model.
+    let run = dir.path().join("o-lora-later");
+    succeed(&["run", "--continue", text(&run), "--tasks", "topic-forum"]);
+    let printed = succeed(&["eval", "--run", text(&run), "--mode", "score", "--json"]);
+    let scores: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(scores["scores"], results(&run)["chosen"]);
+}
+
 #[test]
 fn a_task_without_labels_cannot_be_scored() {
     let dir = tempfile::tempdir().unwrap();
@@ -157,6 +202,10 @@ fn a_task_without_labels_cannot_be_scored() {
     std::fs::write(&config, settings).unwrap();
     let out = dir.path().join("run");
     fail(&["run", text(&config), "--out", text(&out)], &parts);
+    let last = ["eval.mode=generate", "eval.choose_last=true"];
+    let last = last.map(|setting| ["--set", setting]).concat();
+    let run = ["run", text(&config), "--out", text(&out)];
+    fail(&[&run[..], &last[..]].concat(), &parts);
     std::fs::write(task.join("labels.json"), "[\"good\", \"bad\"]").unwrap();
     succeed(&[&eval[..], &["--mode", "score"]].concat());
 }

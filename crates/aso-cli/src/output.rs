@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aso_trainer::RunResults;
 use aso_trainer::metrics::{Metric, Spread};
-use aso_trainer::sweep::{SweepResults, TuneResults};
+use aso_trainer::sweep::{Group, SweepResults, TuneResults};
 use comfy_table::{CellAlignment, Table, presets};
 
 /// Prints a value as JSON.
@@ -67,6 +67,10 @@ fn matrix(results: &RunResults) -> String {
         let scores = row.scores.iter().map(|value| score(*value));
         table.add_row(std::iter::once(name).chain(scores));
     }
+    if !results.chosen.is_empty() {
+        let scores = results.chosen.iter().map(|value| score(*value));
+        table.add_row(std::iter::once("(last, chosen)".to_owned()).chain(scores));
+    }
     format!(
         "{}, seed {}: scores in percent\n{table}",
         results.method, results.seed
@@ -87,17 +91,18 @@ pub(crate) fn square(title: &str, names: &[String], matrix: &[Vec<Option<f64>>])
 }
 
 fn metrics(runs: &[RunResults]) -> String {
-    let mut table = table(with_metrics(&["method"]));
+    let shown = Metric::shown(|metric| runs.iter().any(|run| metric.of(run).is_some()));
+    let mut table = table(with_metrics(&["method"], &shown));
     for run in runs {
-        let values = Metric::ALL.map(|metric| score(metric.of(run)));
+        let values = shown.iter().map(|metric| score(metric.of(run)));
         table.add_row(std::iter::once(run.method.clone()).chain(values));
     }
     table.to_string()
 }
 
 /// The header of a table whose last columns are the metrics.
-fn with_metrics(names: &[&str]) -> Vec<String> {
-    let metrics = Metric::ALL.iter().map(|metric| metric.heading());
+fn with_metrics(names: &[&str], metrics: &[Metric]) -> Vec<String> {
+    let metrics = metrics.iter().map(|metric| metric.heading());
     let names = names.iter().copied().chain(metrics);
     names.map(str::to_owned).collect()
 }
@@ -149,15 +154,20 @@ fn soft_weights(results: &RunResults) -> Option<String> {
 
 /// Means over seeds, a table for each order.
 pub(crate) fn sweep(results: &SweepResults) -> String {
+    let of = |group: &Group, metric| group.metrics.get(&metric).copied().flatten();
+    let known = |metric| {
+        let mut groups = results.summary.iter();
+        groups.any(|group| of(group, metric).is_some())
+    };
+    let shown = Metric::shown(known);
     let tables = results.orders.iter().map(|(order, tasks)| {
-        let mut table = table(with_metrics(&["method", "runs"]));
+        let mut table = table(with_metrics(&["method", "runs"], &shown));
         for group in results.summary.iter().filter(|group| group.order == *order) {
             let runs = match group.finished == group.planned {
                 true => group.planned.to_string(),
                 false => format!("{} of {}", group.finished, group.planned),
             };
-            let metric = |metric| spread(group.metrics.get(&metric).copied().flatten());
-            let values = Metric::ALL.map(metric);
+            let values = shown.iter().map(|metric| spread(of(group, *metric)));
             table.add_row([group.label.clone(), runs].into_iter().chain(values));
         }
         format!("{order}: {}\n{table}", tasks.join(" > "))

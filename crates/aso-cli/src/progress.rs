@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use aso_trainer::config::EvalMode;
 use aso_trainer::events::{Event, Observer, Progress as Download};
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::EnvFilter;
@@ -213,10 +214,20 @@ impl Observer for Progress {
                     bar.set_position(done as u64);
                 }
             }
-            Event::EvaluationFinished { after, task, score } => {
+            Event::EvaluationFinished {
+                after,
+                task,
+                mode,
+                score,
+            } => {
                 self.finish_bar();
                 let after = after.unwrap_or("(backbone)");
-                tracing::info!(after, task, score = format!("{score:.2}"), "evaluated");
+                let answers = match mode {
+                    EvalMode::Generate => "generated",
+                    EvalMode::Score => "chosen",
+                };
+                let score = format!("{score:.2}");
+                tracing::info!(after, task, answers, score, "evaluated");
             }
             Event::TaskStarted {
                 index,

@@ -10,12 +10,13 @@ use crate::predictions::{ExampleScores, read_scores};
 use crate::record::RunRecord;
 use crate::statistics::{Interval, bootstrap, mean};
 use crate::summary::SeedPairs;
-use crate::terms::{Term, terms};
+use crate::terms::{Row, Term, terms};
 
-/// Metrics that are sums over the accuracy matrix and so have an interval over examples.
-const SUMS: [Metric; 5] = [
+/// Metrics that are sums over scores and so have an interval over examples.
+const SUMS: [Metric; 6] = [
     Metric::Ap,
     Metric::ApBySample,
+    Metric::ApChosen,
     Metric::Bwt,
     Metric::Fwt,
     Metric::LearningAccuracy,
@@ -24,38 +25,35 @@ const SUMS: [Metric; 5] = [
 /// Largest distance, in percent, between a score in `results.json` and the mean of its predictions.
 const SCORE_TOLERANCE: f64 = 1e-6;
 
-/// Scores of single examples by run directory, task trained last and task evaluated. The reference's are needed for
+/// Scores of single examples by run directory, row and task evaluated. The reference's are needed for
 /// each other group.
 #[derive(Default)]
 pub(crate) struct ScoreCache {
-    known: HashMap<(String, Option<usize>, usize), Option<ExampleScores>>,
+    known: HashMap<(String, Row, usize), Option<ExampleScores>>,
 }
 
 impl ScoreCache {
-    /// The scores behind an entry of a run's matrix; `None` where they were not kept, or are not what the entry was
+    /// The scores behind an entry of a run's results; `None` where they were not kept, or are not what the entry was
     /// computed from.
     fn get(
         &mut self,
         run: &RunRecord,
-        after: Option<usize>,
+        row: Row,
         task: usize,
     ) -> Result<Option<&ExampleScores>, ReportError> {
-        let key = (run.dir.display().to_string(), after, task);
+        let key = (run.dir.display().to_string(), row, task);
         if !self.known.contains_key(&key) {
-            let scores = read_scores(&run.dir, &run.results.tasks, after, task)?;
-            let scores = scores.filter(|scores| agrees(run, after, task, scores));
+            let scores = read_scores(&run.dir, &run.results.tasks, row, task)?;
+            let scores = scores.filter(|scores| agrees(run, row, task, scores));
             self.known.insert(key.clone(), scores);
         }
         Ok(self.known.get(&key).and_then(Option::as_ref))
     }
 }
 
-/// Whether the mean of the scores is the entry of the accuracy matrix.
-fn agrees(run: &RunRecord, after: Option<usize>, task: usize, scores: &ExampleScores) -> bool {
-    let entry = match after {
-        Some(after) => run.results.accuracy[after][task],
-        None => run.results.zero_shot[task],
-    };
+/// Whether the mean of the scores is the one in the run's results.
+fn agrees(run: &RunRecord, row: Row, task: usize, scores: &ExampleScores) -> bool {
+    let entry = row.score(&run.results, task);
     let found = mean(&scores.scores).map(|mean| mean * 100.0);
     let same = match (entry, found) {
         (Some(entry), Some(found)) => (entry - found).abs() <= SCORE_TOLERANCE,
@@ -73,7 +71,7 @@ fn agrees(run: &RunRecord, after: Option<usize>, task: usize, scores: &ExampleSc
     same
 }
 
-/// The bootstrap intervals of all metrics that are sums over the matrix and whose predictions were kept by every
+/// The bootstrap intervals of all metrics that are sums over scores and whose predictions were kept by every
 /// run, for the same examples. `seeds` has, for each metric, the runs that it is known of.
 ///
 /// The value of an example is the difference between the two runs, times the share of its score in the metric,
@@ -145,8 +143,8 @@ impl Strata {
         let Some(terms) = terms(metric, &run.results.evaluation_samples) else {
             return Ok(false);
         };
-        for Term { after, task, share } in terms {
-            let Some(found) = scores.get(run, after, task)? else {
+        for Term { row, task, share } in terms {
+            let Some(found) = scores.get(run, row, task)? else {
                 return Ok(false);
             };
             let name = &run.results.tasks[task];
@@ -181,7 +179,7 @@ mod tests {
     use crate::summary::ReportSummary;
     use crate::testing::{record, results};
 
-    /// Predictions whose mean is the entry of the matrix: the first examples are right.
+    /// Predictions whose mean is the score in the results: the first examples are right.
     fn write_predictions(run: &RunRecord) {
         let results = &run.results;
         let names = [0, 1].map(|at| format!("{at:02}-{}", results.tasks[at]));
@@ -189,6 +187,7 @@ mod tests {
             ("zero-shot", &results.zero_shot),
             (names[0].as_str(), &results.accuracy[0]),
             (names[1].as_str(), &results.accuracy[1]),
+            ("chosen", &results.chosen),
         ];
         for (after, scores) in rows {
             let folder = run.dir.join("predictions").join(after);

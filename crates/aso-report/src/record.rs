@@ -286,8 +286,10 @@ fn check_shapes(path: &Path, results: &RunResults) -> Result<(), ReportError> {
         ("timings.attribution", results.timings.attribution.len()),
         ("timings.evaluation", results.timings.evaluation.len()),
     ];
+    let chosen = Some(("chosen", results.chosen.len())).filter(|(_, length)| *length > 0);
+    let lists = lists.into_iter().chain(chosen);
     let lists = lists.map(|(key, length)| (key.to_owned(), length));
-    check_lengths(path, results.tasks.len(), lists.into_iter().chain(rows))
+    check_lengths(path, results.tasks.len(), lists.chain(rows))
 }
 
 fn check_lengths(

@@ -14,6 +14,7 @@ use crate::compare::{ScoreCache, examples_intervals};
 use crate::group::{Group, Stream};
 use crate::record::RunRecord;
 use crate::statistics::{Interval, median, sign_flip_p, t_interval};
+use crate::terms::Row;
 
 /// Version of the JSON form.
 pub const FORMAT: u32 = 1;
@@ -63,6 +64,9 @@ pub struct GroupSummary {
     pub accuracy: Vec<Vec<Option<Spread>>>,
     /// Scores of the untouched backbone.
     pub zero_shot: Vec<Option<Spread>>,
+    /// Scores after the last task with answers that are chosen among labels; empty where no run has any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub chosen: Vec<Option<Spread>>,
     /// Forgetting of each task but the last, `max_{i in j..T-1} R[i][j] - R[T][j]`.
     pub forgetting_by_task: Vec<Option<Spread>>,
     /// Scores on tasks that were not learned.
@@ -345,6 +349,7 @@ fn summarise_group(group: &Group) -> GroupSummary {
     let metrics = Metric::ALL.map(|metric| (metric, over(&|results| metric.of(results))));
     let row =
         |after: usize| (0..tasks).map(move |task| over(&|results| results.accuracy[after][task]));
+    let chosen = group.runs.iter().any(|run| !run.results.chosen.is_empty());
     GroupSummary {
         label: group.label.clone(),
         method: group.method().to_owned(),
@@ -353,6 +358,9 @@ fn summarise_group(group: &Group) -> GroupSummary {
         accuracy: (0..tasks).map(|after| row(after).collect()).collect(),
         zero_shot: (0..tasks)
             .map(|task| over(&|results| results.zero_shot[task]))
+            .collect(),
+        chosen: (0..if chosen { tasks } else { 0 })
+            .map(|task| over(&|results| Row::Chosen.score(results, task)))
             .collect(),
         forgetting_by_task: (0..tasks.saturating_sub(1))
             .map(|task| over(&|results| forgetting_of(&results.accuracy, task)))

@@ -70,7 +70,7 @@ fn events(run: &RunRecord) -> Vec<u8> {
     };
     record(&mut bytes, &version);
     time += run.results.timings.zero_shot;
-    scores(&mut bytes, run, &run.results.zero_shot, time, 0);
+    scores(&mut bytes, run, "score", &run.results.zero_shot, time, 0);
     let offsets = offsets(&run.steps_per_task());
     let mut lines = run.steps.iter().peekable();
     for (task, row) in run.results.accuracy.iter().enumerate() {
@@ -87,8 +87,10 @@ fn events(run: &RunRecord) -> Vec<u8> {
             scalars(&mut bytes, values, time, offsets[task] + line.step);
         }
         time += run.results.timings.evaluation[task];
-        scores(&mut bytes, run, row, time, offsets[task + 1]);
+        scores(&mut bytes, run, "score", row, time, offsets[task + 1]);
     }
+    let steps = offsets.last().copied().unwrap_or_default();
+    scores(&mut bytes, run, "chosen", &run.results.chosen, time, steps);
     bytes
 }
 
@@ -101,9 +103,16 @@ fn offsets(steps: &[usize]) -> Vec<usize> {
     std::iter::once(0).chain(sums).collect()
 }
 
-fn scores(bytes: &mut Vec<u8>, run: &RunRecord, row: &[Option<f64>], time: f64, step: usize) {
+fn scores(
+    bytes: &mut Vec<u8>,
+    run: &RunRecord,
+    tag: &str,
+    row: &[Option<f64>],
+    time: f64,
+    step: usize,
+) {
     let values = run.results.tasks.iter().zip(row);
-    let values = values.map(|(task, score)| (format!("score/{task}"), *score));
+    let values = values.map(|(task, score)| (format!("{tag}/{task}"), *score));
     scalars(bytes, values, time, step);
 }
 
@@ -216,13 +225,14 @@ mod tests {
             value.map(|value| value.simple_value)
         };
         let steps: Vec<i64> = events.iter().map(|event| event.step).collect();
-        assert_eq!(steps, [0, 0, 0, 1, 2, 2, 3]);
+        assert_eq!(steps, [0, 0, 0, 1, 2, 2, 3, 3]);
         assert_eq!(value(&events[1], "score/b"), Some(20.0));
         assert_eq!(value(&events[2], "loss"), Some(2.0));
         assert_eq!(value(&events[2], "soft_weight"), None);
         assert_eq!(value(&events[4], "score/a"), Some(80.0));
         assert_eq!(value(&events[5], "soft_weight"), Some(0.25));
         assert_eq!(value(&events[6], "score/a"), Some(60.0));
+        assert_eq!(value(&events[7], "chosen/a"), Some(70.0));
         assert!(
             events
                 .windows(2)

@@ -17,7 +17,8 @@ pub(crate) fn results(method: &str, seed: u64, scores: &[f64; 4]) -> RunResults 
     matrix.set_zero_shot(0, 10.0);
     matrix.set_zero_shot(1, 20.0);
     let tasks = vec!["a".to_owned(), "b".to_owned()];
-    let mut results = RunResults::new(method, seed, tasks, vec![10, 30], &matrix);
+    let results = RunResults::new(method, seed, tasks, vec![10, 30], &matrix);
+    let mut results = results.with_chosen(vec![Some(scores[2] + 10.0), Some(scores[3])]);
     results.general = vec![GeneralScore {
         task: "other".to_owned(),
         before: Some(31.25),

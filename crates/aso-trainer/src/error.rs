@@ -77,7 +77,7 @@ pub enum TrainerError {
     },
     /// There is nothing to choose an answer from.
     #[error(
-        "task `{task}`: no list of labels (`labels.json`) to choose from, which `eval.mode` = \"score\" needs; \"generate\" does without"
+        "task `{task}`: no list of labels (`labels.json`) to choose from, which `eval.mode` = \"score\" and `eval.choose_last` need; \"generate\" does without"
     )]
     NoLabels {
         /// The task.

@@ -1,5 +1,7 @@
 //! What a run reports while it runs.
 
+use crate::config::EvalMode;
+
 /// What a download is doing, in [`Event::Download`].
 pub use aso_hub::Progress;
 
@@ -38,6 +40,8 @@ pub enum Event<'a> {
         after: Option<&'a str>,
         /// The evaluated task.
         task: &'a str,
+        /// How its answers were found.
+        mode: EvalMode,
         /// Score in percent.
         score: f64,
     },

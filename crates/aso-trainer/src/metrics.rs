@@ -6,6 +6,7 @@
 //! | metric | formula |
 //! |---|---|
 //! | average performance AP | `mean_j R[T][j]` |
+//! | AP chosen | AP of answers that are chosen among the labels, where they are (`eval.choose_last`) |
 //! | backward transfer BWT | `mean_{j<T} (R[T][j] - R[j][j])` |
 //! | forgetting F | `mean_{j<T} (max_{i in j..T-1} R[i][j] - R[T][j])` |
 //! | forward transfer FWT | `mean_{j>1} (R[j-1][j] - R0[j])`, R0 the untouched backbone |
@@ -32,6 +33,8 @@ pub enum Metric {
     Ap,
     /// AP weighted by evaluation examples.
     ApBySample,
+    /// AP of answers that are chosen among labels.
+    ApChosen,
     /// Backward transfer.
     Bwt,
     /// Forgetting.
@@ -44,9 +47,10 @@ pub enum Metric {
 
 impl Metric {
     /// All metrics in the order of tables.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Ap,
         Self::ApBySample,
+        Self::ApChosen,
         Self::Bwt,
         Self::Forgetting,
         Self::Fwt,
@@ -58,6 +62,7 @@ impl Metric {
         match self {
             Self::Ap => "ap",
             Self::ApBySample => "ap_by_sample",
+            Self::ApChosen => "ap_chosen",
             Self::Bwt => "bwt",
             Self::Forgetting => "forgetting",
             Self::Fwt => "fwt",
@@ -70,6 +75,7 @@ impl Metric {
         match self {
             Self::Ap => "AP",
             Self::ApBySample => "AP by sample",
+            Self::ApChosen => "AP chosen",
             Self::Bwt => "BWT",
             Self::Forgetting => "Forgetting",
             Self::Fwt => "FWT",
@@ -82,6 +88,7 @@ impl Metric {
         match self {
             Self::Ap => "average performance: mean score over tasks after the last one",
             Self::ApBySample => "the same, weighted by evaluation examples",
+            Self::ApChosen => "average performance where answers are chosen among the labels",
             Self::Bwt => "backward transfer: what later tasks changed on earlier ones",
             Self::Forgetting => "distance from the best score on a task to the last one",
             Self::Fwt => {
@@ -98,11 +105,19 @@ impl Metric {
         self != Self::Forgetting
     }
 
+    /// The metrics that a table shows: all but those that runs have on request alone (`eval.choose_last`) and that are not
+    /// `known` of any.
+    pub fn shown(known: impl Fn(Self) -> bool) -> Vec<Self> {
+        let shown = |metric: &Self| *metric != Self::ApChosen || known(*metric);
+        Self::ALL.into_iter().filter(shown).collect()
+    }
+
     /// The value in `results.json`.
     pub fn of(self, results: &RunResults) -> Option<f64> {
         match self {
             Self::Ap => results.ap,
             Self::ApBySample => results.ap_by_sample,
+            Self::ApChosen => results.ap_chosen,
             Self::Bwt => results.bwt,
             Self::Forgetting => results.forgetting,
             Self::Fwt => results.fwt,
@@ -274,7 +289,7 @@ impl Spread {
 }
 
 /// The mean; `None` when a value is missing or there are none.
-fn mean(values: impl ExactSizeIterator<Item = Option<f64>>) -> Option<f64> {
+pub(crate) fn mean(values: impl ExactSizeIterator<Item = Option<f64>>) -> Option<f64> {
     let count = values.len();
     let sum = values.sum::<Option<f64>>()?;
     (count > 0).then(|| sum / count as f64)

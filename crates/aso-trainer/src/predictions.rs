@@ -45,6 +45,13 @@ pub fn general_predictions_file(run: &Path, trained: bool, task: (usize, &str)) 
     run.join(PREDICTIONS).join(folder).join(name)
 }
 
+/// The file with the answers to a task (0-based position and name) that were chosen among its labels after the last task.
+pub fn chosen_predictions_file(run: &Path, task: (usize, &str)) -> PathBuf {
+    let (index, name) = task;
+    let name = format!("{}.jsonl", numbered(index, name));
+    run.join(PREDICTIONS).join("chosen").join(name)
+}
+
 /// Writes answers, one JSON object a line, whole or not at all.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{FilesError, read_json, write_json};
-use crate::metrics::{AccuracyMatrix, Metric};
+use crate::metrics::{AccuracyMatrix, Metric, mean};
 pub use crate::selection::Selected;
 
 /// The name of the file in a run directory.
@@ -37,6 +37,12 @@ pub struct RunResults {
     pub ap: Option<f64>,
     /// The same, weighted by evaluation examples.
     pub ap_by_sample: Option<f64>,
+    /// The scores after the last task where answers are chosen among labels (`eval.choose_last`); empty without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chosen: Vec<Option<f64>>,
+    /// AP of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ap_chosen: Option<f64>,
     /// Backward transfer.
     pub bwt: Option<f64>,
     /// Forgetting.
@@ -207,6 +213,8 @@ impl RunResults {
             seed,
             ap: matrix.average_performance(),
             ap_by_sample: matrix.average_performance_by_sample(&evaluation_samples),
+            chosen: Vec::new(),
+            ap_chosen: None,
             bwt: matrix.backward_transfer(),
             forgetting: matrix.forgetting(),
             fwt: matrix.forward_transfer(),
@@ -230,6 +238,13 @@ impl RunResults {
                 processors: BTreeSet::new(),
             },
         }
+    }
+
+    /// With the scores of chosen answers, a score for each task or none at all.
+    pub fn with_chosen(mut self, chosen: Vec<Option<f64>>) -> Self {
+        self.ap_chosen = mean(chosen.iter().copied());
+        self.chosen = chosen;
+        self
     }
 
     /// Every metric.

@@ -17,8 +17,13 @@ use crate::state::RunState;
 use crate::{Outcome, RunTasks, Trainer, TrainerError};
 use aso_backbones::Backbone;
 
-/// Keys of a configuration that change no result, and may therefore differ when a run is resumed.
-pub const FREE_KEYS: [&str; 3] = ["data.cache", "train.checkpoint_every", "train.log_every"];
+/// Keys of a configuration that may differ when a run is resumed: they change no result, or only add some.
+pub const FREE_KEYS: [&str; 4] = [
+    "data.cache",
+    "eval.choose_last",
+    "train.checkpoint_every",
+    "train.log_every",
+];
 
 /// What a directory holds of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -208,6 +213,7 @@ fn finished(config: &RunConfig, dir: &Path) -> Result<bool, TrainerError> {
         results.accuracy == state.matrix.rows()
             && results.zero_shot == state.matrix.zero_shot()
             && results.general == state.general
+            && results.chosen == state.chosen
     })
 }
 

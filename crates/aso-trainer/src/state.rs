@@ -61,6 +61,9 @@ pub struct RunState {
     /// Scores on tasks that are not learned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub general: Vec<GeneralScore>,
+    /// Scores after the last task with answers that are chosen among labels (`eval.choose_last`), by task; empty before that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chosen: Vec<Option<f64>>,
     /// The step whose adapter each trained task kept, where it was chosen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub selected: Vec<Selected>,
@@ -100,6 +103,7 @@ impl RunState {
             soft_weights: Vec::new(),
             similarity: Vec::new(),
             general: Vec::new(),
+            chosen: Vec::new(),
             selected: Vec::new(),
             footprint: None,
             timings: Timings::default(),
@@ -111,6 +115,10 @@ impl RunState {
 
     /// Makes room for more tasks.
     pub fn grow(&mut self, tasks: usize) {
+        if tasks > self.matrix.tasks() {
+            // Of what was the last task.
+            self.chosen.clear();
+        }
         self.matrix.grow(tasks);
         self.soft_weights.resize_with(tasks, Vec::new);
         self.similarity.resize_with(tasks, Vec::new);
@@ -135,7 +143,7 @@ impl RunState {
             .collect()
     }
 
-    /// Whether `tasks` tasks are trained, other abilities are evaluated, and the last of them is evaluated. Earlier rows are complete when
+    /// Whether `tasks` tasks are trained, the last row and what comes behind it are evaluated. Earlier rows are complete when
     /// a later task is trained.
     pub fn is_complete(&self, tasks: usize, eval: &EvalSettings) -> bool {
         let general = self.general.len() == eval.general_tasks.iter().flatten().count()
@@ -143,7 +151,9 @@ impl RunState {
                 .general
                 .iter()
                 .all(|score| score.before.is_some() && score.after.is_some());
+        let chosen = self.chosen.iter().flatten().count();
         general
+            && (!eval.choose_last || chosen == tasks)
             && self.trained == tasks
             && self.matrix.tasks() == tasks
             && self.missing(tasks.checked_sub(1), eval.tasks).is_empty()

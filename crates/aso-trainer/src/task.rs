@@ -28,7 +28,7 @@ pub struct Task {
     pub metric: Metric,
     /// The prompts of the examples of `evaluation`, for a metric that compares with them; else empty.
     pub sources: Vec<String>,
-    /// What an answer is chosen from, where answers are chosen ([`EvalMode::Score`]).
+    /// What an answer is chosen from, where answers are chosen ([`EvalMode::Score`], or after the last task).
     pub labels: Option<Labels>,
 }
 
@@ -201,9 +201,10 @@ impl Task {
             Some(cache) => cache.encode_all(codec, limits, name, examples),
             None => encoder.encode_all(name, examples),
         };
-        let labels = match config.eval.mode {
-            EvalMode::Generate => None,
-            EvalMode::Score => {
+        let chosen = config.eval.mode == EvalMode::Score || (trained && config.eval.choose_last);
+        let labels = match chosen {
+            false => None,
+            true => {
                 let names = loaded
                     .labels
                     .clone()

@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::TrainerError;
 use crate::batches::BatchOrder;
 use crate::codec::TextCodec;
-use crate::config::{Clip, FrozenMode, RunConfig, TrainLength};
+use crate::config::{Clip, EvalMode, FrozenMode, RunConfig, TrainLength};
 use crate::evaluate::{Evaluator, mean_percent};
 use crate::events::{Event, Observer};
 use crate::files::{MetricsLog, RunDir, atomic_dir, create_dir_all};
@@ -27,7 +27,8 @@ use crate::load::Loaded;
 use crate::method::{Method, MethodState, Penalty, StepInfo, Structure, TaskContext, TaskInfo};
 use crate::optimizer::{AdamWSettings, SubspaceGradients, SubspaceOptimizer};
 use crate::predictions::{
-    Prediction, copy_predictions, general_predictions_file, predictions_file, write_predictions,
+    Prediction, chosen_predictions_file, copy_predictions, general_predictions_file,
+    predictions_file, write_predictions,
 };
 use crate::results::{Footprint, GeneralScore, RunResults, Selected};
 use crate::schedule::learning_rate;
@@ -218,7 +219,9 @@ impl<M: Backbone> Trainer<M> {
             }
             self.results().write(&self.dir.path)?;
         }
-        if self.evaluate_general(true, observer, stop)? == Outcome::Stopped {
+        if self.evaluate_general(true, observer, stop)? == Outcome::Stopped
+            || self.choose_last(observer, stop)? == Outcome::Stopped
+        {
             return Ok(Outcome::Stopped);
         }
         observer.event(Event::RunFinished);
@@ -234,7 +237,8 @@ impl<M: Backbone> Trainer<M> {
             self.names.clone(),
             samples,
             &self.state.matrix,
-        );
+        )
+        .with_chosen(self.state.chosen.clone());
         results.soft_weights = self.state.soft_weights.clone();
         results.similarity = self.state.similarity.clone();
         results.base_model = Some(self.state.base_model.clone());
@@ -324,7 +328,8 @@ impl<M: Backbone> Trainer<M> {
             }
             let start = Instant::now();
             let task = &self.tasks[index];
-            let (score, scored) = self.evaluate(task, after_name.as_deref(), observer)?;
+            let mode = self.config.eval.mode;
+            let (score, scored) = self.evaluate(task, after_name.as_deref(), mode, observer)?;
             let last = after.zip(after_name.as_deref());
             let path = predictions_file(&self.dir.path, last, (index, &task.name));
             write_predictions(&path, &scored)?;
@@ -349,6 +354,7 @@ impl<M: Backbone> Trainer<M> {
         &self,
         task: &Task,
         after: Option<&str>,
+        mode: EvalMode,
         observer: &mut dyn Observer,
     ) -> Result<(f64, Vec<Prediction>), TrainerError> {
         let scope = match after {
@@ -361,15 +367,18 @@ impl<M: Backbone> Trainer<M> {
             task: name,
             examples: task.evaluation.len(),
         });
-        let scored = self
-            .evaluator()
-            .scored(&self.model, task, scope, &mut |done| {
-                observer.event(Event::EvaluationProgress { done });
-            })?;
+        let evaluator = Evaluator {
+            mode,
+            ..self.evaluator()
+        };
+        let scored = evaluator.scored(&self.model, task, scope, &mut |done| {
+            observer.event(Event::EvaluationProgress { done });
+        })?;
         let score = mean_percent(&scored);
         observer.event(Event::EvaluationFinished {
             after,
             task: name,
+            mode,
             score,
         });
         Ok((score, scored))
@@ -393,7 +402,8 @@ impl<M: Backbone> Trainer<M> {
             let start = Instant::now();
             let last = self.names.last().filter(|_| trained).map(String::as_str);
             let task = &self.general[index];
-            let (score, scored) = self.evaluate(task, last, observer)?;
+            let mode = self.config.eval.mode;
+            let (score, scored) = self.evaluate(task, last, mode, observer)?;
             let path = general_predictions_file(&self.dir.path, trained, (index, &task.name));
             write_predictions(&path, &scored)?;
             let seconds = start.elapsed().as_secs_f64();
@@ -406,6 +416,47 @@ impl<M: Backbone> Trainer<M> {
                 timings.zero_shot += seconds;
             }
             self.write_state()?;
+        }
+        Ok(Outcome::Finished)
+    }
+
+    /// Answers every task once more by choosing among its labels, with `eval.choose_last`; a method with an adapter for each task
+    /// by that task's own.
+    fn choose_last(
+        &mut self,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Outcome, TrainerError> {
+        let count = self.tasks.len();
+        let known = self.state.chosen.iter().flatten().count();
+        if !self.config.eval.choose_last || known == count {
+            return Ok(Outcome::Finished);
+        }
+        self.state.chosen.resize(count, None);
+        // Shared, so that a task can be borrowed beside the rest of `self`.
+        let tasks = self.tasks.clone();
+        for (index, task) in tasks.iter().enumerate() {
+            if self.state.chosen[index].is_some() {
+                continue;
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Ok(Outcome::Stopped);
+            }
+            if self.method.structure() == Structure::PerTask {
+                let own = Adapter::load(&adapter_dir(&self.dir.path, index, &task.name))?;
+                self.model.set_active(&own, self.lora.dropout)?;
+            }
+            let start = Instant::now();
+            let last = self.names.last().map(String::as_str);
+            let (score, scored) = self.evaluate(task, last, EvalMode::Score, observer)?;
+            let path = chosen_predictions_file(&self.dir.path, (index, &task.name));
+            write_predictions(&path, &scored)?;
+            self.state.chosen[index] = Some(score);
+            self.state.timings.evaluation[count - 1] += start.elapsed().as_secs_f64();
+            self.write_state()?;
+        }
+        if self.method.structure() == Structure::PerTask {
+            self.restore_adapters()?;
         }
         Ok(Outcome::Finished)
     }

@@ -86,6 +86,7 @@ pub(crate) fn run(
             progress.event(Event::EvaluationFinished {
                 after,
                 task: name,
+                mode: config.eval.mode,
                 score,
             });
             result.tasks.push(name.clone());

@@ -107,7 +107,12 @@ pub(crate) fn html(streams: &[Stream], report: &ReportSummary) -> Result<String,
     for (at, (stream, summary)) in streams.iter().zip(&report.streams).enumerate() {
         sections.push(section(at, stream, summary, report)?);
     }
-    let metrics = Metric::ALL.map(|metric| [metric.heading(), metric.meaning()]);
+    let known = |metric| {
+        let mut lines = report.streams.iter().flat_map(StreamSummary::lines);
+        lines.any(|line| line.metric(metric).is_some())
+    };
+    let metrics = Metric::shown(known).into_iter();
+    let metrics = metrics.map(|metric| [metric.heading(), metric.meaning()]);
     let across = report.across.iter().enumerate();
     let across = across.map(|(at, across)| across_section(at, across, &report.reference));
     let groups = || streams.iter().flat_map(|stream| &stream.groups);
@@ -120,7 +125,7 @@ pub(crate) fn html(streams: &[Stream], report: &ReportSummary) -> Result<String,
         runs: groups().map(|group| group.runs.len()).sum(),
         methods: labels.len(),
         reference: report.reference.clone(),
-        metrics: metrics.to_vec(),
+        metrics: metrics.collect(),
         across: across.collect(),
         streams: sections,
     };

@@ -101,9 +101,10 @@ pub(super) fn sentence(tasks: &[String]) -> String {
     }
 }
 
-/// All metrics of all groups; best and second best of each column marked where there is something to compare ([`rank`]).
+/// The [shown](Metric::shown) metrics of all groups; best and second best of each column marked where there is something to compare ([`rank`]).
 pub(super) fn results(lines: &[ResultLine<'_>]) -> Table {
-    let metrics = Metric::ALL.map(|metric| Heading {
+    let shown = Metric::shown(|metric| lines.iter().any(|line| line.metric(metric).is_some()));
+    let metrics = shown.iter().map(|metric| Heading {
         text: format!(
             "{} {}",
             metric.heading(),
@@ -128,7 +129,8 @@ pub(super) fn results(lines: &[ResultLine<'_>]) -> Table {
             Cell { text, mark }
         };
         let fixed = [plain(line.label), plain(line.seeds.to_string())];
-        fixed.into_iter().chain(Metric::ALL.map(metric)).collect()
+        let metrics = shown.iter().copied().map(metric);
+        fixed.into_iter().chain(metrics).collect()
     };
     Table {
         header: fixed.into_iter().chain(metrics).collect(),

@@ -137,10 +137,13 @@ impl Plot<'_> {
         let first = ("(backbone)".to_owned(), means(&summary.zero_shot));
         let trained = tasks.iter().cloned();
         let trained = trained.zip(summary.accuracy.iter().map(|row| means(row)));
+        let chosen = (!summary.chosen.is_empty())
+            .then(|| ("(last, chosen)".to_owned(), means(&summary.chosen)));
         let rows: Vec<_> = Some(first)
             .filter(|_| untouched)
             .into_iter()
             .chain(trained)
+            .chain(chosen)
             .collect();
         let skipped = usize::from(untouched);
         HeatMap {

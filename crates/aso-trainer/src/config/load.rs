@@ -705,6 +705,10 @@ mod tests {
             ("[train]\nbeta2 = 1.0", "train.beta2"),
             ("[train]\neps = 0.0", "train.eps"),
             ("[eval]\nmax_new_tokens = 0", "eval.max_new_tokens"),
+            (
+                "[eval]\nmode = \"score\"\nchoose_last = true",
+                "eval.choose_last",
+            ),
         ] {
             let found = message(text, &[]);
             assert!(found.contains(&format!("`{key}`: ")), "{text}: {found}");

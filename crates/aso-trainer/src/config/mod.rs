@@ -586,6 +586,10 @@ settings! {
         /// How an answer is found: "generate" (greedily, token by token) or "score" (the most likely of the
         /// task's labels, so never anything else; for tasks with a list of labels).
         pub mode: EvalMode = EvalMode::Generate,
+        /// Whether every task is answered once more after the last one, with the most likely of its labels, as by mode
+        /// "score": tells a task that is forgotten from one whose answers have only lost their form. For mode "generate".
+        /// Switched on for a finished run, it adds what is missing.
+        pub choose_last: bool = false,
         /// Examples answered together.
         pub batch_size: usize = 32,
         /// Longest generated answer in tokens.

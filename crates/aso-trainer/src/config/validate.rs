@@ -13,8 +13,8 @@ use crate::method::Structure;
 use crate::trainer::JOINT;
 
 use super::{
-    AttributionPreset, ConfigError, DataFormat, MethodName, ModelSettings, ModelSource, Origin,
-    RunConfig, TapStack, TaskComparisonKind,
+    AttributionPreset, ConfigError, DataFormat, EvalMode, MethodName, ModelSettings, ModelSource,
+    Origin, RunConfig, TapStack, TaskComparisonKind,
 };
 
 /// A value that makes no sense.
@@ -60,6 +60,10 @@ pub(super) fn check(config: &RunConfig) -> Result<(), Violation> {
     method(config)?;
     attribution(config)?;
     train(config)?;
+    if config.eval.choose_last && config.eval.mode == EvalMode::Score {
+        let expected = "false with mode = \"score\", which always chooses";
+        return Err(Violation::new("eval.choose_last", expected, "true"));
+    }
     positive("eval.batch_size", config.eval.batch_size)?;
     positive("eval.max_new_tokens", config.eval.max_new_tokens)
 }

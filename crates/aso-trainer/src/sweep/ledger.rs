@@ -417,7 +417,7 @@ mod tests {
     /// Every metric is a key beside the others; one that is missing is null, and keys of other versions are passed over.
     #[test]
     fn metrics_are_keys_among_the_others() {
-        let whole = r#"{"order":"a","label":"x","method":"o-lora","seed":1,"directory":"a/x/seed-1","status":"finished","ap":75.5,"ap_by_sample":76.0,"bwt":-1.5,"forgetting":null,"fwt":2.0,"learning_accuracy":80.0}"#;
+        let whole = r#"{"order":"a","label":"x","method":"o-lora","seed":1,"directory":"a/x/seed-1","status":"finished","ap":75.5,"ap_by_sample":76.0,"ap_chosen":77.5,"bwt":-1.5,"forgetting":null,"fwt":2.0,"learning_accuracy":80.0}"#;
         let run: SweptRun = serde_json::from_str(whole).unwrap();
         assert_eq!(run.metric(Metric::Ap), Some(75.5));
         assert_eq!(run.metric(Metric::Forgetting), None);
@@ -427,7 +427,7 @@ mod tests {
         assert_eq!(run.metrics.len(), Metric::ALL.len());
         assert_eq!(run.metric(Metric::Fwt), None);
 
-        let whole = r#"{"order":"a","label":"x","planned":2,"finished":2,"ap":{"mean":75.5,"sd":0.5,"n":2},"ap_by_sample":null,"bwt":null,"forgetting":null,"fwt":null,"learning_accuracy":{"mean":1.0,"sd":null,"n":1}}"#;
+        let whole = r#"{"order":"a","label":"x","planned":2,"finished":2,"ap":{"mean":75.5,"sd":0.5,"n":2},"ap_by_sample":null,"ap_chosen":null,"bwt":null,"forgetting":null,"fwt":null,"learning_accuracy":{"mean":1.0,"sd":null,"n":1}}"#;
         let group: Group = serde_json::from_str(whole).unwrap();
         assert_eq!(group.metrics[&Metric::Ap].unwrap().sd, Some(0.5));
         assert_eq!(serde_json::to_string(&group).unwrap(), whole);
