@@ -246,10 +246,12 @@ impl ResultLine<'_> {
     }
 }
 
-/// Rounds to some decimals, halves away from 0, and -0 to 0: as tables show numbers and rank them.
+/// Rounds to some decimals, halves away from 0, and -0 to 0: as tables show numbers and rank them. What is a half but for its last
+/// bits is one: means of the same scores in another order of adding must not look different.
 pub(crate) fn rounded(number: f64, decimals: usize) -> f64 {
     let unit = 10.0_f64.powi(i32::try_from(decimals).unwrap_or(0));
-    (number * unit).round() / unit + 0.0
+    let exact = (number * unit * 1e6).round() / 1e6;
+    exact.round() / unit + 0.0
 }
 
 /// The place of a line among the others by a metric, from 0; lines that agree to two decimals, as tables show them, share the

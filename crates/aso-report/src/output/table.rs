@@ -312,6 +312,9 @@ mod tests {
         assert_eq!(spread(summary(71.234, Some(0.5))), "71.23 \u{b1} 0.50");
         assert_eq!(spread(summary(71.236, None)), "71.24");
         assert_eq!(spread(summary(59.125, None)), "59.13");
+        assert_eq!(spread(summary((55.85 + 61.6) / 2.0, None)), "58.73");
+        assert_eq!(spread(summary(58.724_999_999_999_994, None)), "58.73");
+        assert_eq!(spread(summary(58.724_99, None)), "58.72");
         assert_eq!(spread(summary(-0.001, None)), "0.00");
         assert_eq!(spread(None), "-");
         let range = Interval {
