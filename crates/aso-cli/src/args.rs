@@ -221,7 +221,7 @@ pub(crate) struct JobArgs {
     /// Runs at the same time, each a process with its share of the threads
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
     pub(crate) jobs: usize,
-    /// List the runs and what is there of them, and run nothing
+    /// List the runs and what is there of them, check whether the rest could start, and run nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Overrides one key of every run's configuration, e.g. data.path=/data

@@ -366,11 +366,8 @@ impl Sweep {
         for (at, spec) in self.file.methods.iter().enumerate() {
             let at = at.to_string();
             overlays.push(self.overlay(&spec.set, &["methods", &at, "set"])?);
-            for (candidate, grid) in spec.grid.iter().enumerate() {
-                let candidate = candidate.to_string();
-                overlays.push(self.overlay(grid, &["methods", &at, "grid", &candidate])?);
-            }
         }
+        overlays.extend(self.grids()?);
         overlays.push(self.overlay(&self.file.tune.set, &["tune", "set"])?);
         overlays.extend(self.arguments.iter().cloned());
         let key = "data.eval_split";
@@ -401,30 +398,38 @@ impl Sweep {
     /// What is set for all candidates over their grid would make them alike, and the choice a lie.
     fn refuse_varied(&self) -> Result<(), SweepError> {
         let tuning = self.overlay(&self.file.tune.set, &["tune", "set"])?;
-        for (at, spec) in self.file.methods.iter().enumerate() {
-            for (candidate, grid) in spec.grid.iter().enumerate() {
-                let place = ["methods", &at.to_string(), "grid", &candidate.to_string()];
-                let grid = self.overlay(grid, &place)?;
-                for key in grid.keys().map(|key| key.join(".")) {
-                    let keys = [Some(key.clone()), alternative(&key)];
-                    let set = |overlay: &Overlay| {
-                        let mut places = keys.iter().flatten().map(|key| overlay.place(key));
-                        places.find_map(Option::<&Origin>::cloned)
-                    };
-                    let mut overlays = self.arguments.iter().chain([&tuning]);
-                    if let Some(origin) = overlays.find_map(set) {
-                        return Err(ConfigError::Invalid {
-                            origin,
-                            key,
-                            expected: "this to be left to the grid, which varies it".to_owned(),
-                            found: "a value for all candidates".to_owned(),
-                        }
-                        .into());
+        for grid in self.grids()? {
+            for key in grid.keys().map(|key| key.join(".")) {
+                let keys = [Some(key.clone()), alternative(&key)];
+                let set = |overlay: &Overlay| {
+                    let mut places = keys.iter().flatten().map(|key| overlay.place(key));
+                    places.find_map(Option::<&Origin>::cloned)
+                };
+                let mut overlays = self.arguments.iter().chain([&tuning]);
+                if let Some(origin) = overlays.find_map(set) {
+                    return Err(ConfigError::Invalid {
+                        origin,
+                        key,
+                        expected: "this to be left to the grid, which varies it".to_owned(),
+                        found: "a value for all candidates".to_owned(),
                     }
+                    .into());
                 }
             }
         }
         Ok(())
+    }
+
+    /// The candidates of every method's grid.
+    fn grids(&self) -> Result<Vec<Overlay>, SweepError> {
+        let mut grids = Vec::new();
+        for (at, spec) in self.file.methods.iter().enumerate() {
+            for (candidate, grid) in spec.grid.iter().enumerate() {
+                let place = ["methods", &at.to_string(), "grid", &candidate.to_string()];
+                grids.push(self.overlay(grid, &place)?);
+            }
+        }
+        Ok(grids)
     }
 
     fn order(&self, name: &str) -> Option<Overlay> {
