@@ -349,21 +349,22 @@ fn summarise_group(group: &Group) -> GroupSummary {
         Spread::of(&values.collect::<Vec<_>>())
     };
     let metrics = Metric::ALL.map(|metric| (metric, over(&|results| metric.of(results))));
-    let row =
-        |after: usize| (0..tasks).map(move |task| over(&|results| results.accuracy[after][task]));
-    let chosen = group.runs.iter().any(|run| !run.results.chosen.is_empty());
+    let row = |row: Row| -> Vec<Option<Spread>> {
+        let score = |task| over(&|results| row.score(results, task));
+        (0..tasks).map(score).collect()
+    };
+    let chosen = row(Row::Chosen);
     GroupSummary {
         label: group.label.clone(),
         method: group.method().to_owned(),
         runs: group.runs.iter().map(summarise_run).collect(),
         metrics: BTreeMap::from(metrics),
-        accuracy: (0..tasks).map(|after| row(after).collect()).collect(),
-        zero_shot: (0..tasks)
-            .map(|task| over(&|results| results.zero_shot[task]))
-            .collect(),
-        chosen: (0..if chosen { tasks } else { 0 })
-            .map(|task| over(&|results| Row::Chosen.score(results, task)))
-            .collect(),
+        accuracy: (0..tasks).map(|after| row(Row::After(after))).collect(),
+        zero_shot: row(Row::Backbone),
+        chosen: match chosen.iter().any(Option::is_some) {
+            true => chosen,
+            false => Vec::new(),
+        },
         forgetting_by_task: (0..tasks.saturating_sub(1))
             .map(|task| over(&|results| forgetting_of(&results.accuracy, task)))
             .collect(),

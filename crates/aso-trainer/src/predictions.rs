@@ -27,9 +27,7 @@ pub fn predictions_file(run: &Path, after: Option<(usize, &str)>, task: (usize, 
     let after = after.map_or("zero-shot".to_owned(), |(index, name)| {
         numbered(index, name)
     });
-    let (index, name) = task;
-    let name = format!("{}.jsonl", numbered(index, name));
-    run.join(PREDICTIONS).join(after).join(name)
+    file(run, &after, task)
 }
 
 /// The file with the answers to a task that is not learned (0-based position and name), of the untouched backbone or behind
@@ -40,16 +38,17 @@ pub fn general_predictions_file(run: &Path, trained: bool, task: (usize, &str)) 
     } else {
         "general-before"
     };
-    let (index, name) = task;
-    let name = format!("{}.jsonl", numbered(index, name));
-    run.join(PREDICTIONS).join(folder).join(name)
+    file(run, folder, task)
 }
 
 /// The file with the answers to a task (0-based position and name) that were chosen among its labels after the last task.
 pub fn chosen_predictions_file(run: &Path, task: (usize, &str)) -> PathBuf {
-    let (index, name) = task;
+    file(run, "chosen", task)
+}
+
+fn file(run: &Path, folder: &str, (index, name): (usize, &str)) -> PathBuf {
     let name = format!("{}.jsonl", numbered(index, name));
-    run.join(PREDICTIONS).join("chosen").join(name)
+    run.join(PREDICTIONS).join(folder).join(name)
 }
 
 /// Writes answers, one JSON object a line, whole or not at all.

@@ -367,13 +367,11 @@ impl<M: Backbone> Trainer<M> {
             task: name,
             examples: task.evaluation.len(),
         });
-        let evaluator = Evaluator {
-            mode,
-            ..self.evaluator()
-        };
-        let scored = evaluator.scored(&self.model, task, scope, &mut |done| {
-            observer.event(Event::EvaluationProgress { done });
-        })?;
+        let scored = self
+            .evaluator(mode)
+            .scored(&self.model, task, scope, &mut |done| {
+                observer.event(Event::EvaluationProgress { done });
+            })?;
         let score = mean_percent(&scored);
         observer.event(Event::EvaluationFinished {
             after,
@@ -461,10 +459,10 @@ impl<M: Backbone> Trainer<M> {
         Ok(Outcome::Finished)
     }
 
-    fn evaluator(&self) -> Evaluator<'_> {
+    fn evaluator(&self, mode: EvalMode) -> Evaluator<'_> {
         Evaluator {
             codec: &self.codec,
-            mode: self.config.eval.mode,
+            mode,
             batch_size: self.config.eval.batch_size,
             generation: GenerationConfig::greedy(self.config.eval.max_new_tokens),
             stop: &[],
@@ -579,7 +577,7 @@ impl<M: Backbone> Trainer<M> {
             Structure::Joint => &self.dev[..],
             _ => std::slice::from_ref(&self.dev[task.index]),
         };
-        Selection::score(&self.evaluator(), &self.model, tasks)
+        Selection::score(&self.evaluator(self.config.eval.mode), &self.model, tasks)
     }
 
     fn adamw(&self) -> AdamWSettings {
