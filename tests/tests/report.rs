@@ -6,6 +6,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use aso_trainer::config::{ExampleKind, MethodName};
@@ -47,6 +48,60 @@ fn small_run(method: MethodName, seed: u64, dir: &Path) -> RunResults {
 /// Mean and sample standard deviation of two values.
 fn of_two(a: f64, b: f64) -> (f64, f64) {
     ((a + b) / 2.0, (a - b).abs() / 2.0_f64.sqrt())
+}
+
+/// Looks at a page in Chromium, as wide as a desk and as a phone: nothing may stick out. Skipped where there is no Chromium.
+fn fits(page: &str, dir: &Path) {
+    const WIDTHS: [u32; 2] = [1400, 400];
+    let escaped = page.replace('&', "&amp;").replace('"', "&quot;");
+    let frames = WIDTHS.map(|width| {
+        format!(r#"<iframe style="width: {width}px; height: 900px; border: 0" srcdoc="{escaped}"></iframe>"#)
+    });
+    let script = r#"<pre></pre><script>onload = () => {
+        const frames = [...document.querySelectorAll("iframe")];
+        const roots = frames.map(frame => frame.contentDocument.documentElement);
+        document.querySelector("pre").textContent = JSON.stringify(roots.map(root => [root.clientWidth, root.scrollWidth]));
+        frames.forEach(frame => frame.remove());
+    }</script>"#;
+    let file = dir.join("frames.html");
+    fs::write(&file, format!("<!doctype html>{}{script}", frames.concat())).unwrap();
+    let look = |program: &str| {
+        let options = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--virtual-time-budget=10000",
+            "--dump-dom",
+        ];
+        let profile = format!("--user-data-dir={}", text(&dir.join("chromium")));
+        let address = format!("file://{}", text(&file));
+        Command::new(program)
+            .args(options)
+            .args([profile, address])
+            .output()
+            .ok()
+    };
+    let Some(seen) = ["chromium", "chromium-browser", "google-chrome"]
+        .into_iter()
+        .find_map(look)
+    else {
+        eprintln!("skipped: no Chromium to look at the page with");
+        return;
+    };
+    let seen = String::from_utf8(seen.stdout).unwrap();
+    let found = seen
+        .split_once("<pre>")
+        .and_then(|(_, rest)| rest.split_once("</pre>"));
+    let found =
+        found.unwrap_or_else(|| panic!("no widths in what Chromium made of the page: {seen}"));
+    let found: Vec<[u32; 2]> = serde_json::from_str(found.0).unwrap();
+    assert_eq!(found.len(), WIDTHS.len());
+    for (width, [visible, whole]) in WIDTHS.into_iter().zip(found) {
+        assert!(
+            whole <= visible && visible <= width,
+            "{whole} pixels wide in a frame of {visible}"
+        );
+    }
 }
 
 #[test]
@@ -103,6 +158,7 @@ fn every_form_shows_the_numbers_of_the_runs() {
     }
     assert_eq!(stream["differences"][0]["label"], "seq-lora");
 
+    fits(&page, dir.path());
     for foreign in ["<script", "http:", "https:", "@import", "url(", "src="] {
         assert!(!page.contains(foreign), "the page has {foreign}");
     }

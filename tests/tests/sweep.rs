@@ -364,6 +364,114 @@ grid = [{}, { "train.lr" = 1e-2 }]
     );
 }
 
+/// Lines of examples.
+fn write_examples(path: &Path, examples: impl Iterator<Item = usize>) {
+    let line = |number| format!("{{\"input\": \"text {number}\", \"target\": \"a\"}}\n");
+    std::fs::write(path, examples.map(line).collect::<String>()).unwrap();
+}
+
+/// A dev split that is made of test examples, in whatever order, is none; one that is cut from the training examples is.
+#[test]
+fn nothing_is_chosen_on_test() {
+    let dir = tempfile::tempdir().unwrap();
+    let task = dir.path().join("data/mine");
+    std::fs::create_dir_all(&task).unwrap();
+    write_examples(&task.join("train.jsonl"), 0..8);
+    write_examples(&task.join("dev.jsonl"), (8..12).rev());
+    write_examples(&task.join("test.jsonl"), 8..16);
+    let content = r#"
+[config]
+"data.format" = "jsonl"
+"data.path" = "data"
+"train.steps" = 1
+"eval.max_new_tokens" = 2
+[orders]
+a = ["mine"]
+[[methods]]
+set = { "method.name" = "seq-lora" }
+grid = [{}, { "train.lr" = 1e-2 }]
+"#;
+    let file = write(dir.path(), content);
+    let out = dir.path().join("out");
+    let tune = ["tune", text(&file), "--out", text(&out)];
+    let parts = |wanted_by| {
+        [
+            "task `mine`: 4 of its 4 dev examples",
+            wanted_by,
+            "data.dev_from_train",
+        ]
+    };
+    fail(&tune, &parts("`aso tune`"));
+    let chosen = content.replace("grid = [{}, { \"train.lr\" = 1e-2 }]", "");
+    write(
+        dir.path(),
+        &chosen.replace("[orders]", "\"train.select\" = \"best-on-dev\"\n[orders]"),
+    );
+    fail(
+        &["sweep", text(&file), "--out", text(&out)],
+        &parts("`train.select`"),
+    );
+    // All training examples.
+    write(
+        dir.path(),
+        &content.replace("[orders]", "\"data.dev_from_train\" = 8\n[orders]"),
+    );
+    fail(&tune, &["task `mine`", "8 training examples", "it has 8"]);
+    write(
+        dir.path(),
+        &content.replace("[orders]", "\"data.dev_from_train\" = 3\n[orders]"),
+    );
+    succeed(&tune);
+    let results = json(&out.join("a/seq-lora/grid-1/seed-1/results.json"));
+    assert_eq!(results["evaluation_samples"], serde_json::json!([3]));
+}
+
+/// Examples that changed under a run: neither it nor its sweep goes on, and both say which task it is.
+#[test]
+fn other_examples_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let task = dir.path().join("data/mine");
+    std::fs::create_dir_all(&task).unwrap();
+    let (train, test) = (task.join("train.jsonl"), task.join("test.jsonl"));
+    write_examples(&train, 0..8);
+    write_examples(&test, 8..12);
+    let content = r#"
+[config]
+"data.format" = "jsonl"
+"data.path" = "data"
+"train.steps" = 1
+"eval.max_new_tokens" = 2
+[orders]
+a = ["mine"]
+[[methods]]
+set = { "method.name" = "seq-lora" }
+"#;
+    let file = write(dir.path(), content);
+    let out = dir.path().join("out");
+    let sweep = ["sweep", text(&file), "--out", text(&out)];
+    let single = out.join("a/seq-lora/seed-1");
+    let eval = ["run", "--resume", "--out", text(&single)];
+    succeed(&sweep);
+    for (changed, kept) in [(&train, 0..8), (&test, 8..12)] {
+        write_examples(changed, kept.clone().rev());
+        let parts = ["task `mine` has other examples", "sha256:", "seed-1"];
+        fail(&sweep, &parts);
+        let state = single.join("state.json");
+        let whole = std::fs::read_to_string(&state).unwrap();
+        // Not finished any more.
+        let mut unfinished: Value = serde_json::from_str(&whole).unwrap();
+        unfinished["matrix"]["rows"][0][0] = Value::Null;
+        std::fs::write(&state, unfinished.to_string()).unwrap();
+        fail(&eval, &parts[..2]);
+        std::fs::write(&state, whole).unwrap();
+        write_examples(changed, kept);
+        succeed(&sweep);
+    }
+    // Nothing is left to do, so the data may be gone.
+    std::fs::remove_dir_all(&task).unwrap();
+    succeed(&sweep);
+}
+
 #[test]
 fn settings_are_chosen_on_dev() {
     let dir = tempfile::tempdir().unwrap();

@@ -294,7 +294,7 @@ Examples:
 pub(crate) struct SimilarityArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
-    /// Examples of each task
+    /// Examples of each task; they are attributed in one batch, so memory grows with their number
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
     pub(crate) examples: usize,
     /// How to attribute

@@ -71,7 +71,7 @@ pub(crate) fn execute(
     let _lock = RunLock::acquire(&out)?;
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = Jobs {
-        program: std::env::current_exe().context("the path of this program")?,
+        program: own_program()?,
         device: global.device.as_ref().map(ToString::to_string),
         threads: (global.threads.unwrap_or(available) / args.jobs).max(1),
         jobs: args.jobs,
@@ -227,6 +227,15 @@ impl Jobs<'_> {
     }
 }
 
+/// This very program, for runs that start hours from now: on Linux also if its file has been replaced by another build.
+fn own_program() -> anyhow::Result<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    match running.exists() {
+        true => Ok(running.to_owned()),
+        false => std::env::current_exe().context("the path of this program"),
+    }
+}
+
 /// Puts into the ledger how a child ended. What its directory holds decides, then its exit status.
 fn settle(ledger: &mut Ledger<'_>, job: &Job, status: ExitStatus) {
     if let Err(error) = ledger.refresh(job.index) {
@@ -268,10 +277,24 @@ fn log_path(out: &Path, run: &PlannedRun) -> PathBuf {
 /// The last error that the program wrote behind offset `from` of a log.
 fn last_error(log: &Path, from: u64) -> Option<String> {
     let bytes = fs::read(log).ok()?;
-    let text = String::from_utf8_lossy(bytes.get(usize::try_from(from).ok()?..)?);
-    let lines = text.lines().rev();
-    let mut errors = lines.filter_map(|line| line.strip_prefix("error: "));
-    errors.next().map(str::to_owned)
+    error_in(&String::from_utf8_lossy(
+        bytes.get(usize::try_from(from).ok()?..)?,
+    ))
+}
+
+/// The last error in a log; of a panic, which ends a process without one, the message below the place.
+fn error_in(log: &str) -> Option<String> {
+    let lines: Vec<&str> = log.lines().collect();
+    let found = lines.iter().enumerate().rev().find_map(|(at, line)| {
+        let panicked = || {
+            let place = line.split_once("panicked at ")?.1;
+            let message = lines.get(at + 1).unwrap_or(&"");
+            Some(format!("panicked at {place} {message}"))
+        };
+        let error = line.strip_prefix("error: ").map(str::to_owned);
+        error.or_else(panicked)
+    });
+    found.map(|error| error.trim_end().to_owned())
 }
 
 /// How a process ended that said nothing.
@@ -279,5 +302,24 @@ fn ended(status: ExitStatus) -> String {
     match status.code() {
         Some(code) => format!("ended with status {code}"),
         None => format!("was ended: {status}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_of_a_failure_is_its_last_error() {
+        let log = " INFO started\nerror: first\n INFO started\nerror: second: cause\n";
+        assert_eq!(error_in(log).unwrap(), "error: second: cause"[7..]);
+        let log = "error: first\n\nthread 'main' (7) panicked at src/a.rs:1:2:\nindex out of bounds\nnote: run with `RUST_BACKTRACE=1`\n";
+        let expected = "panicked at src/a.rs:1:2: index out of bounds";
+        assert_eq!(error_in(log).unwrap(), expected);
+        assert_eq!(
+            error_in("thread 'x' panicked at a.rs:1:2:").unwrap(),
+            "panicked at a.rs:1:2:"
+        );
+        assert_eq!(error_in(" INFO started\n"), None);
     }
 }

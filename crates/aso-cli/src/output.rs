@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aso_trainer::RunResults;
-use aso_trainer::metrics::{Metric, Spread};
+use aso_trainer::metrics::{Metric, Spread, rounded};
 use aso_trainer::sweep::{Group, SweepResults, TuneResults};
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -44,7 +44,10 @@ pub(crate) fn comparison(left: &RunResults, right: &RunResults) -> String {
 }
 
 fn score(score: Option<f64>) -> String {
-    score.map_or_else(|| "-".to_owned(), |score| format!("{score:.2}"))
+    score.map_or_else(
+        || "-".to_owned(),
+        |score| format!("{:.2}", rounded(score, 2)),
+    )
 }
 
 fn table(header: Vec<String>) -> Table {
@@ -82,9 +85,7 @@ pub(crate) fn square(title: &str, names: &[String], matrix: &[Vec<Option<f64>>])
     let header = std::iter::once(title.to_owned()).chain(names.iter().cloned());
     let mut table = table(header.collect());
     for (name, row) in names.iter().zip(matrix) {
-        let cells = row
-            .iter()
-            .map(|value| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}")));
+        let cells = row.iter().map(|value| three(*value));
         table.add_row(std::iter::once(name.clone()).chain(cells));
     }
     table.to_string()
@@ -126,8 +127,6 @@ fn soft_weights(results: &RunResults) -> Option<String> {
         .zip(&results.soft_weights)
         .zip(&results.similarity);
     for ((task, weights), similarity) in traces.filter(|((_, weights), _)| !weights.is_empty()) {
-        let three =
-            |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
         let blocks = similarity.first().map_or(0, |point| point.blocks.len());
         let blocks: Vec<String> = (0..blocks)
             .map(|block| {
@@ -223,18 +222,19 @@ pub(crate) fn tuning(results: &TuneResults) -> String {
 
 /// `mean ± sd`.
 fn spread(value: Option<Spread>) -> String {
-    match value {
-        None => "-".to_owned(),
-        Some(Spread { mean, sd: None, .. }) => format!("{mean:.2}"),
-        Some(Spread {
-            mean, sd: Some(sd), ..
-        }) => format!("{mean:.2} ± {sd:.2}"),
-    }
+    value.map_or_else(|| "-".to_owned(), |value| value.text(2))
+}
+
+/// A number near 1.
+fn three(value: Option<f64>) -> String {
+    value.map_or_else(
+        || "-".to_owned(),
+        |value| format!("{:.3}", rounded(value, 3)),
+    )
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let values: Vec<f64> = values.collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    Spread::of(&values.collect::<Vec<_>>()).map(|spread| spread.mean)
 }
 
 /// Joins two blocks of text line by line, or puts one under the other if the terminal is too narrow.

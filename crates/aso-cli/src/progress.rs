@@ -100,13 +100,15 @@ impl Drop for LogLine {
     }
 }
 
-/// A flag that the first SIGINT or SIGTERM sets; the second ends the process.
+/// A flag that the first SIGINT or SIGTERM sets; the second ends the process. Whatever else sets the flag does not count.
 pub(crate) fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let stop = Arc::new(AtomicBool::new(false));
+    let signalled = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         let code = i32::from(crate::INTERRUPTED);
-        signal_hook::flag::register_conditional_shutdown(signal, code, stop.clone())?;
+        signal_hook::flag::register_conditional_shutdown(signal, code, signalled.clone())?;
+        signal_hook::flag::register(signal, signalled.clone())?;
         signal_hook::flag::register(signal, stop.clone())?;
     }
     Ok(stop)

@@ -166,15 +166,6 @@ pub enum DataError {
         /// Every preset.
         known: Vec<String>,
     },
-    /// A task stream without tasks.
-    #[error("the task stream is empty: name at least one task")]
-    EmptyStream,
-    /// A task that stands twice in one stream.
-    #[error("task `{name}` stands twice in the task stream")]
-    RepeatedTask {
-        /// The task.
-        name: String,
-    },
     /// A tokenizer that cannot be loaded.
     #[error("{origin}: not a usable tokenizer: {problem}")]
     Tokenizer {
@@ -238,6 +229,18 @@ pub enum DataError {
         fixed: usize,
         /// The limit.
         max_source: usize,
+    },
+    /// A dev split that leaves no training example.
+    #[error(
+        "task `{task}`: {wanted} training examples are to be its dev split, but it has {found}; expected more of them"
+    )]
+    TooFewForDev {
+        /// The task.
+        task: String,
+        /// Examples of the dev split.
+        wanted: usize,
+        /// Examples in the training split.
+        found: usize,
     },
     /// A name that is no split.
     #[error("unknown split `{name}`: expected train, dev or test")]

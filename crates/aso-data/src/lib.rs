@@ -12,6 +12,7 @@
 //! | [`trace`] | [`TraceLibrary`]: TRACE's `TASK/{train,eval,test}.json` |
 //! | [`superni`] | [`SuperNiLibrary`]: Super-NaturalInstructions, as SAPT divides it or file by file |
 //! | [`library`] | [`open_library`]: whichever [`Layout`] it is |
+//! | [`dev_cut`] | [`DevFromTrain`]: a library whose dev splits are cut from its training examples |
 //! | [`synthetic`] | [`SyntheticSuite`]: generated tasks of known relatedness, and text to pre-train on |
 //! | [`prompt`] | the benchmark's prompt, byte for byte |
 //! | [`encode`] | [`TextTokenizer`], [`Seq2SeqEncoder`]: truncation that spares the instruction |
@@ -19,7 +20,7 @@
 //! | [`chat`] | [`ChatTemplate`] |
 //! | [`collate`] | [`collate_seq2seq`], [`collate_causal`], [`collate_prompts`]: padded, row-major batches |
 //! | [`order`] | [`batch_order`], [`evaluation_order`]: which examples form which batch |
-//! | [`stream`] | [`StreamSpec`]: the published task orders by name, or an explicit list |
+//! | [`stream`] | [`OrderPreset`]: the published task orders by name |
 //! | [`task_files`] | [`task_files_order`]: the order in a folder of O-LoRA's task files |
 //! | [`metric`] | [`Metric`]: exact match, ROUGE-L, SARI, edit similarity |
 //! | [`error`] | [`DataError`] |
@@ -67,6 +68,7 @@ pub mod benchmark;
 pub mod causal;
 pub mod chat;
 pub mod collate;
+pub mod dev_cut;
 pub mod encode;
 pub mod error;
 pub mod example;
@@ -89,6 +91,7 @@ pub use benchmark::{ClBenchmark, ClDataset};
 pub use causal::{CausalEncoder, ExampleEncoder};
 pub use chat::ChatTemplate;
 pub use collate::{IGNORED_LABEL, PaddedBatch, collate_causal, collate_prompts, collate_seq2seq};
+pub use dev_cut::DevFromTrain;
 pub use encode::{AnswerSet, EncodedExample, Seq2SeqEncoder, TextTokenizer};
 pub use error::{DataError, Place, RecordProblem};
 pub use example::{Example, Split};
@@ -96,7 +99,7 @@ pub use jsonl::{JsonlLibrary, JsonlTask};
 pub use library::{Layout, open_library};
 pub use metric::{Metric, edit_similarity, exact_match, normalize_answer, rouge_l, sari};
 pub use order::{LengthGrouping, batch_order, evaluation_order};
-pub use stream::{OrderPreset, StreamSpec, order_presets};
+pub use stream::{OrderPreset, order_presets};
 pub use superni::{SuperNiLibrary, SuperNiTask};
 pub use synthetic::{SyntheticSuite, SyntheticTask};
 pub use task::{ExampleCaps, TaskData, TaskLibrary, TaskSource};

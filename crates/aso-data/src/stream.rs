@@ -1,6 +1,4 @@
-//! Task streams: the published orders by name, or an explicit list.
-
-use serde::{Deserialize, Serialize};
+//! The published orders of tasks by name.
 
 use crate::error::{DataError, nearest};
 
@@ -13,18 +11,6 @@ pub struct OrderPreset {
     pub tasks: &'static [&'static str],
     /// Where the order was published.
     pub source: &'static str,
-}
-
-/// Which tasks are learned, in which order.
-///
-/// In a config file either a string (a preset) or a list of strings (task names).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum StreamSpec {
-    /// A preset by name; see [`order_presets`].
-    Preset(String),
-    /// Task names in order.
-    Tasks(Vec<String>),
 }
 
 const STANDARD: &str = "O-LoRA (Wang et al., Findings of EMNLP 2023), scripts; standard benchmark";
@@ -181,50 +167,6 @@ impl OrderPreset {
     }
 }
 
-impl StreamSpec {
-    /// The task names in order.
-    ///
-    /// Whether they exist is for the task library to say.
-    ///
-    /// # Errors
-    /// [`DataError::UnknownOrder`] for an unknown preset, [`DataError::EmptyStream`] for an empty
-    /// list, [`DataError::RepeatedTask`] for a task that stands twice, whatever its case.
-    pub fn resolve(&self) -> Result<Vec<String>, DataError> {
-        let tasks: Vec<String> = match self {
-            Self::Preset(name) => OrderPreset::find(name)?
-                .tasks
-                .iter()
-                .map(|&task| task.to_owned())
-                .collect(),
-            Self::Tasks(tasks) => tasks.clone(),
-        };
-        if tasks.is_empty() {
-            return Err(DataError::EmptyStream);
-        }
-        for (index, task) in tasks.iter().enumerate() {
-            if tasks[..index]
-                .iter()
-                .any(|earlier| earlier.eq_ignore_ascii_case(task))
-            {
-                return Err(DataError::RepeatedTask { name: task.clone() });
-            }
-        }
-        Ok(tasks)
-    }
-}
-
-impl From<Vec<String>> for StreamSpec {
-    fn from(tasks: Vec<String>) -> Self {
-        Self::Tasks(tasks)
-    }
-}
-
-impl From<&str> for StreamSpec {
-    fn from(preset: &str) -> Self {
-        Self::Preset(preset.to_owned())
-    }
-}
-
 fn canonical(name: &str) -> String {
     name.trim()
         .to_lowercase()
@@ -251,7 +193,7 @@ mod tests {
     #[case("Order 1′")]
     #[case("ORDER_1P")]
     fn spellings_of_a_primed_order(#[case] name: &str) {
-        let tasks = StreamSpec::from(name).resolve().unwrap();
+        let tasks = OrderPreset::find(name).unwrap().tasks;
         assert_eq!(tasks, ["dbpedia", "amazon", "agnews"]);
     }
 
@@ -328,10 +270,7 @@ mod tests {
 
     #[test]
     fn an_unknown_order_lists_the_known_ones() {
-        let message = StreamSpec::from("ordre1")
-            .resolve()
-            .unwrap_err()
-            .to_string();
+        let message = OrderPreset::find("ordre1").unwrap_err().to_string();
         assert!(
             message.contains("`ordre1`, did you mean `order1`?"),
             "{message}"
@@ -344,25 +283,5 @@ mod tests {
             OrderPreset::find("order7"),
             Err(DataError::UnknownOrder { .. })
         ));
-    }
-
-    #[test]
-    fn lists_are_kept_and_checked() {
-        let list =
-            |tasks: &[&str]| StreamSpec::Tasks(tasks.iter().map(|t| t.to_string()).collect());
-        assert_eq!(list(&["b", "a"]).resolve().unwrap(), ["b", "a"]);
-        assert!(matches!(list(&[]).resolve(), Err(DataError::EmptyStream)));
-        assert!(matches!(
-            list(&["a", "A"]).resolve(),
-            Err(DataError::RepeatedTask { .. })
-        ));
-    }
-
-    #[test]
-    fn reads_strings_and_lists() {
-        let preset: StreamSpec = serde_json::from_str("\"order2\"").unwrap();
-        assert_eq!(preset, StreamSpec::from("order2"));
-        let list: StreamSpec = serde_json::from_str("[\"x\"]").unwrap();
-        assert_eq!(list, StreamSpec::from(vec!["x".to_owned()]));
     }
 }

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use aso_data::{
-    ClBenchmark, Example, ExampleCaps, Seq2SeqEncoder, Split, StreamSpec, TaskData, TaskLibrary,
+    ClBenchmark, Example, ExampleCaps, OrderPreset, Seq2SeqEncoder, Split, TaskData, TaskLibrary,
     TextTokenizer, collate_seq2seq, open_library,
 };
 use serde_json::Value;
@@ -147,8 +147,8 @@ fn every_data_set_loads() {
         assert_eq!(has_options, name != "COPA");
     }
     for order in ["order1'", "order2'", "order3'"] {
-        for task in StreamSpec::from(order).resolve().unwrap() {
-            assert_eq!(library.task(&task).unwrap().name(), task);
+        for &task in OrderPreset::find(order).unwrap().tasks {
+            assert_eq!(library.task(task).unwrap().name(), task);
         }
     }
     let message = library.task("agnwes").unwrap_err().to_string();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aso_trainer::RunResults;
 use aso_trainer::config::MethodName;
-use aso_trainer::metrics::{Metric, Spread, forgetting_of};
+use aso_trainer::metrics::{Metric, Spread, forgetting_of, rounded};
 use aso_trainer::results::{Footprint, GeneralScore};
 use serde::Serialize;
 
@@ -246,22 +246,15 @@ impl ResultLine<'_> {
     }
 }
 
-/// Rounds to some decimals, halves away from 0, and -0 to 0: as tables show numbers and rank them. What is a half but for its last
-/// bits is one: means of the same scores in another order of adding must not look different.
-pub(crate) fn rounded(number: f64, decimals: usize) -> f64 {
-    let unit = 10.0_f64.powi(i32::try_from(decimals).unwrap_or(0));
-    let exact = (number * unit * 1e6).round() / 1e6;
-    exact.round() / unit + 0.0
-}
-
 /// The place of a line among the others by a metric, from 0; lines that agree to two decimals, as tables show them, share the
 /// better place. Bounds (`per-task`, `multi-task`) take no place from methods; they have one only where there is nothing else. Nor
-/// does a single run where others have several. `None` where the line has no place or lacks the metric.
+/// does a single value where others have several. `None` where the line has no place or lacks the metric.
 pub(crate) fn rank(lines: &[ResultLine<'_>], line: usize, metric: Metric) -> Option<usize> {
     let only_bounds = lines.iter().all(ResultLine::is_bound);
-    let several = lines.iter().any(|line| line.seeds > 1);
+    let values = |line: &ResultLine<'_>| line.metric(metric).map_or(0, |spread| spread.n);
+    let several = lines.iter().any(|line| values(line) > 1);
     let shown = |line: &ResultLine<'_>| {
-        if line.is_bound() && !only_bounds || line.seeds == 1 && several {
+        if line.is_bound() && !only_bounds || values(line) == 1 && several {
             return None;
         }
         let shown = rounded(line.metric(metric)?.mean, 2);

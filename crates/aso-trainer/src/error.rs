@@ -65,6 +65,21 @@ pub enum TrainerError {
         /// The key of the configuration, or the command, that needs it.
         wanted_by: &'static str,
     },
+    /// What is chosen on dev would be chosen on test.
+    #[error(
+        "task `{task}`: {shared} of its {dev} dev examples are test examples, and {wanted_by} is to choose on dev, not on test; expected a dev split of its own, \
+             such as one that data.dev_from_train = N sets aside from its training examples"
+    )]
+    DevIsTest {
+        /// The task.
+        task: String,
+        /// Dev examples that are test examples, too.
+        shared: usize,
+        /// Dev examples.
+        dev: usize,
+        /// The key of the configuration, or the command, that needs it.
+        wanted_by: &'static str,
+    },
     /// Two names mean the same task.
     #[error("`{key}`: `{first}` and `{second}` are the same task; expected each task once")]
     SameTask {
@@ -113,6 +128,18 @@ pub enum TrainerError {
         /// The fingerprint stored.
         expected: String,
         /// The fingerprint of the model at hand.
+        found: String,
+    },
+    /// A task has other examples than those that a run has worked with.
+    #[error("{path}: task `{task}` has other examples than the run was started with ({found}, expected {expected}); its scores would not belong together", path = path.display())]
+    OtherData {
+        /// The run's state, or its directory.
+        path: PathBuf,
+        /// The task.
+        task: String,
+        /// The digest stored.
+        expected: String,
+        /// The digest of the examples at hand.
         found: String,
     },
     /// The state file was written by another version.

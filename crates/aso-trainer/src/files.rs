@@ -95,6 +95,7 @@ pub fn atomic_write(path: &Path, bytes: &[u8]) -> Result<(), FilesError> {
     // `create_new` gives the usual permissions, where a temporary file would be private.
     let mut file = tempfile::Builder::new()
         .prefix(&temporary_name(path)?)
+        .rand_bytes(RANDOM)
         .make_in(folder, |path| File::create_new(path))
         .map_err(at(path))?;
     file.write_all(bytes).map_err(at(path))?;
@@ -188,6 +189,7 @@ impl TemporaryFolder {
         // Not `tempdir_in`, whose folders are private.
         let folder = tempfile::Builder::new()
             .prefix(&temporary_name(beside)?)
+            .rand_bytes(RANDOM)
             .make_in(parent(beside), |path| fs::create_dir(path))
             .map_err(at(beside))?;
         let path = folder
@@ -430,9 +432,18 @@ fn temporary_name(path: &Path) -> Result<OsString, FilesError> {
     Ok(prefix)
 }
 
+/// Whether a name is `NAME.tmp-` and the random characters that [`tempfile`] puts behind a prefix: another file with `.tmp-` in
+/// its name is not ours to remove.
 fn is_temporary(name: &OsString) -> bool {
-    name.to_string_lossy().contains(TEMPORARY)
+    let name = name.to_string_lossy();
+    name.rsplit_once(TEMPORARY).is_some_and(|(name, random)| {
+        let drawn = random.chars().all(|c| c.is_ascii_alphanumeric());
+        !name.is_empty() && random.len() == RANDOM && drawn
+    })
 }
+
+/// Random characters of a temporary name.
+const RANDOM: usize = 6;
 
 /// The names in a folder.
 fn entries(dir: &Path) -> Result<Vec<OsString>, FilesError> {
@@ -644,19 +655,37 @@ mod tests {
         let dir = folder();
         let run = dir.path();
         atomic_write(&run.join(CONFIG_FILE), b"").unwrap();
-        fs::create_dir_all(run.join("adapters").join("1-a.tmp-x1")).unwrap();
+        fs::create_dir_all(run.join("adapters").join("1-a.tmp-x1y2Z3")).unwrap();
         fs::create_dir_all(run.join("adapters").join("0-b")).unwrap();
-        fs::write(run.join("adapters").join("1-a.tmp-x1").join("half"), "x").unwrap();
-        fs::write(run.join("state.json.tmp-y2"), "x").unwrap();
+        fs::write(
+            run.join("adapters").join("1-a.tmp-x1y2Z3").join("half"),
+            "x",
+        )
+        .unwrap();
+        fs::write(run.join("state.json.tmp-y2x1A0"), "x").unwrap();
         prepare_run_dir(run, true).unwrap();
         assert_eq!(names(run), ["adapters", CONFIG_FILE, LOCK_FILE]);
         assert_eq!(names(&run.join("adapters")), ["0-b"]);
     }
 
     #[test]
+    fn what_only_looks_like_a_leftover_is_kept() {
+        let dir = folder();
+        for name in ["backup.tmp-2024", "notes.tmp-old.txt", ".tmp-x1y2Z3"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            let refused = prepare_run_dir(dir.path(), false);
+            assert!(
+                matches!(refused, Err(FilesError::NotEmpty { .. })),
+                "{name}"
+            );
+            fs::remove_dir(dir.path().join(name)).unwrap();
+        }
+    }
+
+    #[test]
     fn leftovers_alone_are_an_empty_directory() {
         let dir = folder();
-        fs::write(dir.path().join("config.toml.tmp-y2"), "x").unwrap();
+        fs::write(dir.path().join("config.toml.tmp-y2x1A0"), "x").unwrap();
         assert!(!prepare_run_dir(dir.path(), false).unwrap().started);
         assert_eq!(names(dir.path()), [LOCK_FILE]);
     }

@@ -6,8 +6,8 @@ use aso_backbones::{
     AutoConfig, AutoModel, Backbone, BackboneError, Checkpoint, FloatDtype, ModelKind,
 };
 use aso_data::{
-    ClBenchmark, JsonlLibrary, SuperNiLibrary, SyntheticSuite, TaskLibrary, TextTokenizer,
-    TraceLibrary,
+    ClBenchmark, DevFromTrain, JsonlLibrary, SuperNiLibrary, SyntheticSuite, TaskLibrary,
+    TextTokenizer, TraceLibrary,
 };
 use aso_hub::{DEFAULT_REVISION, Hub, HubConfig, ModelId};
 use aso_lora::{Adapter, AdapterKind};
@@ -242,19 +242,23 @@ pub fn load_backbone(
     })
 }
 
-/// Opens the tasks that a configuration names.
+/// Opens the tasks that a configuration names, with the dev splits that it asks for.
 ///
 /// # Errors
 /// [`TrainerError::Data`] if the folder does not hold the layout.
 pub fn open_library(settings: &DataSettings) -> Result<Box<dyn TaskLibrary>, TrainerError> {
     // Validation made sure that the path is there for the formats that need one.
     let path = settings.path.clone().unwrap_or_else(|| PathBuf::from("."));
-    Ok(match settings.format {
+    let library: Box<dyn TaskLibrary> = match settings.format {
         DataFormat::ClBenchmark => Box::new(ClBenchmark::open(path)?),
         DataFormat::Jsonl => Box::new(JsonlLibrary::open(path)?),
         DataFormat::Trace => Box::new(TraceLibrary::open(path)?),
         DataFormat::SuperNi => Box::new(SuperNiLibrary::open(path)?),
         DataFormat::Embedded => Box::new(SyntheticSuite::demo(EMBEDDED_SUITE_SEED)),
+    };
+    Ok(match settings.dev_from_train {
+        0 => library,
+        examples => Box::new(DevFromTrain::new(library, examples)),
     })
 }
 

@@ -271,7 +271,24 @@ pub struct Spread {
     pub n: usize,
 }
 
+/// Rounds to some decimals, halves away from 0, and -0 to 0: as tables show numbers and rank them. What is a half but for its last
+/// bits is one: means of the same scores in another order of adding must not look different.
+pub fn rounded(number: f64, decimals: usize) -> f64 {
+    let unit = 10.0_f64.powi(i32::try_from(decimals).unwrap_or(0));
+    let exact = (number * unit * 1e6).round() / 1e6;
+    exact.round() / unit + 0.0
+}
+
 impl Spread {
+    /// `mean ± sd` with some decimals ([`rounded`]), or the mean alone.
+    pub fn text(self, decimals: usize) -> String {
+        let number = |number| format!("{:.decimals$}", rounded(number, decimals));
+        match self.sd {
+            None => number(self.mean),
+            Some(sd) => format!("{} ± {}", number(self.mean), number(sd)),
+        }
+    }
+
     /// The spread of values; `None` without any.
     pub fn of(values: &[f64]) -> Option<Self> {
         let n = values.len();

@@ -58,6 +58,9 @@ pub struct RunResults {
     /// Fingerprint of the base model's weights; absent in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
+    /// Digests of what was read of each task, by name; none of tasks that earlier versions worked on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<String, String>,
     /// Scores on tasks that are not learned (`eval.general_tasks`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub general: Vec<GeneralScore>,
@@ -226,6 +229,7 @@ impl RunResults {
             soft_weights: vec![Vec::new(); count],
             similarity: vec![Vec::new(); count],
             base_model: None,
+            data: BTreeMap::new(),
             general: Vec::new(),
             selected: Vec::new(),
             footprint: None,

@@ -15,6 +15,7 @@ use crate::TrainerError;
 use crate::codec::TextCodec;
 use crate::files::{FilesError, read_json, write_json};
 use crate::method::input_covariances;
+use crate::metrics::Spread;
 
 /// The name of the file in a run directory.
 pub const SIMILARITY_FILE: &str = "similarity.json";
@@ -128,8 +129,7 @@ impl TaskSimilarities {
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let values: Vec<f64> = values.collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    Spread::of(&values.collect::<Vec<_>>()).map(|spread| spread.mean)
 }
 
 fn matrix(size: usize, entry: impl Fn(usize, usize) -> Option<f64>) -> Vec<Vec<Option<f64>>> {

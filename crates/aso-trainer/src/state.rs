@@ -26,6 +26,7 @@ use crate::metrics::AccuracyMatrix;
 use crate::optimizer::{MomentState, SubspaceOptimizer, parameters};
 use crate::results::{Footprint, GeneralScore, Selected, SimilarityPoint, Timings, WeightPoint};
 use crate::selection::Selection;
+use crate::task::RunTasks;
 
 /// Layout version of `state.json`.
 pub const STATE_FORMAT: u32 = 1;
@@ -45,6 +46,9 @@ pub struct RunState {
     pub format: u32,
     /// Fingerprint of the base model.
     pub base_model: String,
+    /// Digests of what was read of each task, by name; none of tasks that earlier versions worked on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<String, String>,
     /// Tasks whose adapters are saved.
     pub trained: usize,
     /// Progress within the next task, if it has begun and been saved.
@@ -96,6 +100,7 @@ impl RunState {
         let mut state = Self {
             format: STATE_FORMAT,
             base_model,
+            data: BTreeMap::new(),
             trained: 0,
             training: None,
             method: None,
@@ -129,6 +134,40 @@ impl RunState {
         ] {
             seconds.resize(tasks, 0.0);
         }
+    }
+
+    /// Compares what was read of tasks with what was read before, and remembers what nothing has come of yet: of tasks of
+    /// the stream that are not trained, and of others that are not evaluated. `path` is the state's file.
+    ///
+    /// # Errors
+    /// [`TrainerError::OtherData`] for the first task that has other examples now.
+    pub fn check_data(&mut self, tasks: &RunTasks, path: &Path) -> Result<(), TrainerError> {
+        let begun = self.trained + usize::from(self.training.is_some());
+        let scored = |index: usize| {
+            let mut rows = self.matrix.rows().iter();
+            self.matrix.zero_shot()[index].is_some() || rows.any(|row| row[index].is_some())
+        };
+        let stream = tasks.stream.iter().enumerate();
+        let stream = stream.map(|(index, task)| (task, index >= begun && !scored(index)));
+        let general = tasks.general.iter().zip(&self.general);
+        let general = general.map(|(task, score)| (task, score.before.is_none()));
+        for (task, fresh) in stream.chain(general).collect::<Vec<_>>() {
+            match self.data.get(&task.name) {
+                Some(expected) if *expected != task.digest => {
+                    return Err(TrainerError::OtherData {
+                        path: path.to_owned(),
+                        task: task.name.clone(),
+                        expected: expected.clone(),
+                        found: task.digest.clone(),
+                    });
+                }
+                None if fresh => {
+                    self.data.insert(task.name.clone(), task.digest.clone());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Tasks without a score in the row after task `after` (`None`: the untouched backbone).

@@ -1,17 +1,18 @@
 //! Tasks ready for training and evaluation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use aso_data::{
-    AnswerSet, EncodedExample, Example, ExampleCaps, Metric, Split, TaskData, TaskLibrary,
-    TaskSource,
+    AnswerSet, DataError, EncodedExample, Example, ExampleCaps, Metric, Split, TaskData,
+    TaskLibrary, TaskSource,
 };
+use sha2::{Digest, Sha256};
 
 use crate::TrainerError;
 use crate::codec::TextCodec;
 use crate::config::{EvalMode, EvalSplit, RunConfig, Select};
 use crate::selection::Selection;
-use crate::token_cache::TokenCache;
+use crate::token_cache::{TokenCache, hex, update_text};
 
 /// One task, tokenised.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub struct Task {
     pub sources: Vec<String>,
     /// What an answer is chosen from, where answers are chosen ([`EvalMode::Score`], or after the last task).
     pub labels: Option<Labels>,
+    /// Digest of the texts that a run with this configuration reads of the task: `sha256:<hex>`.
+    pub digest: String,
 }
 
 /// The tasks of a run.
@@ -82,6 +85,117 @@ impl RunTasks {
     }
 }
 
+/// `sha256:<hex>` of what a run with `config` reads of a task, as text: its labels, the examples of the evaluated split, and
+/// of a task that is `trained` its training examples, both behind their caps, and the dev split where adapters are chosen on it.
+///
+/// # Errors
+/// Those of reading.
+pub(crate) fn task_digest(
+    library: &dyn TaskLibrary,
+    name: &str,
+    config: &RunConfig,
+    trained: bool,
+) -> Result<String, TrainerError> {
+    let source = library.task(name)?;
+    let loaded = TaskData::load(source.as_ref(), &caps(config))?;
+    Ok(digest(source.as_ref(), &loaded, config, trained)?)
+}
+
+fn digest(
+    source: &dyn TaskSource,
+    loaded: &TaskData,
+    config: &RunConfig,
+    trained: bool,
+) -> Result<String, DataError> {
+    let mut hasher = Sha256::new();
+    let mut part = |examples: &[Example]| {
+        hasher.update((examples.len() as u64).to_le_bytes());
+        for example in examples {
+            for text in [&example.prefix, &example.sentence, &example.suffix] {
+                update_text(&mut hasher, text);
+            }
+            hasher.update((example.answers().count() as u64).to_le_bytes());
+            for answer in example.answers() {
+                update_text(&mut hasher, answer);
+            }
+        }
+    };
+    part(loaded.split(evaluated_split(config)));
+    if trained {
+        part(&loaded.train);
+        if config.train.select == Select::BestOnDev {
+            part(&source.load(Split::Dev)?);
+        }
+    }
+    for label in loaded.labels.iter().flatten() {
+        update_text(&mut hasher, label);
+    }
+    Ok(format!("sha256:{}", hex(&hasher.finalize())))
+}
+
+fn caps(config: &RunConfig) -> ExampleCaps {
+    ExampleCaps {
+        max_train: config.data.max_train,
+        max_eval: config.data.max_eval,
+        seed: config.seed,
+    }
+}
+
+fn evaluated_split(config: &RunConfig) -> Split {
+    match config.data.eval_split {
+        EvalSplit::Test => Split::Test,
+        EvalSplit::Dev => Split::Dev,
+    }
+}
+
+/// The examples of the split that `wanted_by` asks for, if there are any.
+fn not_empty<'a>(
+    examples: &'a [Example],
+    task: &str,
+    split: Split,
+    wanted_by: &'static str,
+) -> Result<&'a [Example], TrainerError> {
+    match examples.is_empty() {
+        false => Ok(examples),
+        true => Err(TrainerError::NoEvaluation {
+            task: task.to_owned(),
+            split: split.name(),
+            wanted_by,
+        }),
+    }
+}
+
+/// That a run with `config` can read a task, before its model and tokenizer are there.
+///
+/// # Errors
+/// Those of [`Task::load`] that do not depend on tokens.
+pub(crate) fn check_task(
+    source: &dyn TaskSource,
+    task: &str,
+    config: &RunConfig,
+    trained: bool,
+) -> Result<(), TrainerError> {
+    if trained {
+        source.load(Split::Train)?;
+    }
+    let split = evaluated_split(config);
+    not_empty(&source.load(split)?, task, split, EVAL_SPLIT)?;
+    match source.labels() {
+        None if chooses(config, trained) => Err(TrainerError::NoLabels {
+            task: task.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The key that asks for the evaluated split.
+const EVAL_SPLIT: &str = "`data.eval_split`";
+
+/// Whether answers to a task are chosen among its labels at some time.
+fn chooses(config: &RunConfig, trained: bool) -> bool {
+    config.eval.mode == EvalMode::Score || (trained && config.eval.choose_last)
+}
+
 /// That no task of a run is learned twice, or learned and evaluated as one that is not, under two of its names (`amazon`, `SC/amazon`).
 pub(crate) fn check_distinct(
     library: &dyn TaskLibrary,
@@ -103,25 +217,33 @@ pub(crate) fn check_distinct(
     Ok(())
 }
 
-/// That a task has a dev split, for what `wanted_by` chooses on it; a warning if it is the test split.
+/// That a task has a dev split for what `wanted_by` chooses on it, and that this is not the test split: examples that are in
+/// both, as there are in real data, are reported, and most of them may not be.
 pub(crate) fn check_dev(
     source: &dyn TaskSource,
     task: &str,
     wanted_by: &'static str,
 ) -> Result<(), TrainerError> {
     let dev = source.load(Split::Dev)?;
-    if dev.is_empty() {
-        return Err(TrainerError::NoEvaluation {
+    not_empty(&dev, task, Split::Dev, wanted_by)?;
+    let test = source.load(Split::Test)?;
+    let text = |example: &Example| (example.prompt(), example.target.clone());
+    let test: HashSet<_> = test.iter().map(text).collect();
+    let shared = dev
+        .iter()
+        .filter(|&example| test.contains(&text(example)))
+        .count();
+    if 2 * shared > dev.len() {
+        return Err(TrainerError::DevIsTest {
             task: task.to_owned(),
-            split: Split::Dev.name(),
+            shared,
+            dev: dev.len(),
             wanted_by,
         });
     }
-    if dev == source.load(Split::Test)? {
-        tracing::warn!(
-            task,
-            "dev and test are the same examples: what is chosen here is chosen on test"
-        );
+    if shared > 0 {
+        let of = dev.len();
+        tracing::warn!(task, shared, of, "dev examples are test examples, too");
     }
     Ok(())
 }
@@ -176,24 +298,9 @@ impl Task {
     ) -> Result<Self, TrainerError> {
         let data = &config.data;
         let source = library.task(name)?;
-        let caps = ExampleCaps {
-            max_train: data.max_train,
-            max_eval: data.max_eval,
-            seed: config.seed,
-        };
-        let loaded = TaskData::load(source.as_ref(), &caps)?;
-        let split = match data.eval_split {
-            EvalSplit::Test => Split::Test,
-            EvalSplit::Dev => Split::Dev,
-        };
-        let evaluated = loaded.split(split);
-        if evaluated.is_empty() {
-            return Err(TrainerError::NoEvaluation {
-                task: name.to_owned(),
-                split: split.name(),
-                wanted_by: "`data.eval_split`",
-            });
-        }
+        let loaded = TaskData::load(source.as_ref(), &caps(config))?;
+        let split = evaluated_split(config);
+        let evaluated = not_empty(loaded.split(split), name, split, EVAL_SPLIT)?;
         let limits = (data.max_source, data.max_target);
         let encoder = codec.encoder(data.max_source, data.max_target)?;
         let cache = data.cache.then(TokenCache::from_env).flatten();
@@ -201,8 +308,7 @@ impl Task {
             Some(cache) => cache.encode_all(codec, limits, name, examples),
             None => encoder.encode_all(name, examples),
         };
-        let chosen = config.eval.mode == EvalMode::Score || (trained && config.eval.choose_last);
-        let labels = match chosen {
+        let labels = match chooses(config, trained) {
             false => None,
             true => {
                 let names = loaded
@@ -232,6 +338,7 @@ impl Task {
                 _ => Vec::new(),
             },
             labels,
+            digest: digest(source.as_ref(), &loaded, config, trained)?,
         };
         task.check_vocabulary(split.name(), vocabulary)?;
         let cut = task

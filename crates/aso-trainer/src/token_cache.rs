@@ -98,14 +98,19 @@ fn key(fingerprint: &[u8], limits: (usize, usize), examples: &[Example]) -> [u8;
             alternatives: _,
         } = example;
         for text in [prefix, sentence, suffix, target] {
-            hasher.update((text.len() as u64).to_le_bytes());
-            hasher.update(text);
+            update_text(&mut hasher, text);
         }
     }
     hasher.finalize().into()
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Text with its length before it, so that no two lists of texts look alike.
+pub(crate) fn update_text(hasher: &mut Sha256, text: &str) {
+    hasher.update((text.len() as u64).to_le_bytes());
+    hasher.update(text);
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

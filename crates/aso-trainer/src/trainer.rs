@@ -124,14 +124,9 @@ impl<M: Backbone> Trainer<M> {
             fingerprint,
             name,
         } = loaded;
-        let RunTasks {
-            stream: tasks,
-            dev,
-            general,
-        } = tasks;
         let mut state = match RunState::read(&dir.path)? {
             Some(state) => state,
-            None => RunState::new(fingerprint.clone(), tasks.len()),
+            None => RunState::new(fingerprint.clone(), tasks.stream.len()),
         };
         if state.base_model != fingerprint {
             return Err(TrainerError::OtherModel {
@@ -140,11 +135,17 @@ impl<M: Backbone> Trainer<M> {
                 found: fingerprint,
             });
         }
-        state.grow(tasks.len());
-        if state.general.len() != general.len() {
-            let names = general.iter().map(|task| task.name.clone());
+        state.grow(tasks.stream.len());
+        if state.general.len() != tasks.general.len() {
+            let names = tasks.general.iter().map(|task| task.name.clone());
             state.general = names.map(GeneralScore::new).collect();
         }
+        state.check_data(&tasks, &dir.path.join(STATE_FILE))?;
+        let RunTasks {
+            stream: tasks,
+            dev,
+            general,
+        } = tasks;
         if config.train.transposed_weights {
             model.keep_transposed();
         }
@@ -242,6 +243,7 @@ impl<M: Backbone> Trainer<M> {
         results.soft_weights = self.state.soft_weights.clone();
         results.similarity = self.state.similarity.clone();
         results.base_model = Some(self.state.base_model.clone());
+        results.data = self.state.data.clone();
         results.general = self.state.general.clone();
         results.selected = self.state.selected.clone();
         results.footprint = self.state.footprint;

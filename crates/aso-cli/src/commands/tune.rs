@@ -47,6 +47,8 @@ pub(crate) fn run(
     let chosen = args.chosen.clone().unwrap_or_else(|| out.join(CHOSEN_FILE));
     if decided {
         results.write_chosen(&sweep, &chosen)?;
+    } else if chosen.exists() {
+        tracing::warn!(file = %chosen.display(), "not everything is chosen yet: the file is of an earlier choice");
     }
     if args.jobs.json {
         output::print_json(&results)?;

@@ -1,12 +1,10 @@
 //! The tables that the page and Markdown share.
 
-use aso_trainer::metrics::{Metric, Spread};
+use aso_trainer::metrics::{Metric, Spread, rounded};
 use serde::Serialize;
 
 use crate::statistics::Interval;
-use crate::summary::{
-    Difference, GeneralSummary, GroupSummary, ResultLine, StreamSummary, rank, rounded,
-};
+use crate::summary::{Difference, GeneralSummary, GroupSummary, ResultLine, StreamSummary, rank};
 
 /// What stands where there is no number.
 pub(super) const NOTHING: &str = "-";
@@ -61,12 +59,7 @@ pub(super) fn spread(summary: Option<Spread>) -> String {
 }
 
 fn spread_to(summary: Option<Spread>, decimals: usize) -> String {
-    let number = |number| format!("{:.decimals$}", rounded(number, decimals));
-    let text = |summary: Spread| match summary.sd {
-        Some(sd) => format!("{} \u{b1} {}", number(summary.mean), number(sd)),
-        None => number(summary.mean),
-    };
-    summary.map_or_else(|| NOTHING.to_owned(), text)
+    summary.map_or_else(|| NOTHING.to_owned(), |summary| summary.text(decimals))
 }
 
 /// [`spread_to`] over some of `runs` runs; says over how many where they are fewer.
@@ -179,7 +172,10 @@ pub(super) fn differences(
             None => signed(paired.mean),
         };
         // The smallest one of five seeds is 0.0625.
-        let p = paired.sign_flip_p.map(|p| format!("{p:.4}"));
+        let p = paired.sign_flip_p.map(|p| match p < 5e-5 {
+            true => "< 0.0001".to_owned(),
+            false => format!("{p:.4}"),
+        });
         let name = several.then(|| metric.heading().to_owned());
         let first = std::iter::once(difference.label.clone()).chain(name);
         let numbers = [

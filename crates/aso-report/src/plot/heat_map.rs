@@ -1,5 +1,6 @@
 //! Matrices of numbers.
 
+use aso_trainer::metrics::rounded;
 use plotters::prelude::{PathElement, Rectangle};
 use plotters::style::text_anchor::{HPos, VPos};
 
@@ -155,7 +156,8 @@ impl HeatMap {
         let opacity = 0.04 + 0.96 * share;
         let ink = if value < 0.0 { Ink::Cold } else { Ink::Heat };
         area.draw(&Rectangle::new(corners, fill(ink, opacity)))?;
-        let words = format!("{value:.*}", self.decimals).replace('-', "\u{2212}");
+        let words = format!("{:.*}", self.decimals, rounded(value, self.decimals));
+        let words = words.replace('-', "\u{2212}");
         let ink = Ink::on_heat(opacity);
         let style = text(ink, layout.font, false, HPos::Center, VPos::Center);
         write(area, &words, &style, middle)

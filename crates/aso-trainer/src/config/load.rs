@@ -687,6 +687,10 @@ mod tests {
             ),
             ("[attribution]\ncompare = \"alone\"", "attribution.compare"),
             (
+                "[attribution]\nper_task = true\ncompare = \"reliance\"\nclamp = false",
+                "attribution.clamp",
+            ),
+            (
                 "[attribution]\nper_task = true\nper_block = true",
                 "attribution.per_block",
             ),

@@ -138,6 +138,10 @@ settings! {
         /// Whether tokenised examples are kept in the cache folder, `$ASO_CACHE/tokens` or
         /// `~/.cache/aso-lora/tokens`. No result depends on it.
         pub cache: bool = true,
+        /// So many training examples of each task are set aside as its dev split, in place of that in its files, which is
+        /// not read; the same ones for every seed. For data whose dev split is its test split (the published CL benchmark)
+        /// or that has none. 0: the files' dev split.
+        pub dev_from_train: usize = 0,
         /// The split that is evaluated: "test" or "dev".
         pub eval_split: EvalSplit = EvalSplit::Test,
     }
@@ -275,7 +279,7 @@ pub enum MethodName {
     Lwf,
     /// One adapter and old examples.
     Replay,
-    /// One adapter that never steps against the gradient of old examples.
+    /// One adapter whose gradient never goes against that of old examples.
     AGem,
     /// One adapter, merged after each task.
     Slao,

@@ -354,6 +354,13 @@ fn attribution(config: &RunConfig) -> Result<(), Violation> {
             "another one beside per_task = false",
         ));
     }
+    if attribution.compare == TaskComparisonKind::Reliance && !attribution.clamps() {
+        return Err(Violation::new(
+            "attribution.clamp",
+            "true beside compare = \"reliance\", whose weight is rho: a negative one would reward overlap",
+            "false".to_owned(),
+        ));
+    }
     if attribution.per_block && attribution.per_task {
         return Err(Violation::new(
             "attribution.per_block",

@@ -7,11 +7,12 @@ use crate::TrainerError;
 use crate::config::MethodName;
 use crate::optimizer::SubspaceGradients;
 
-/// One adapter whose steps never go against the gradient of kept examples (A-GEM, [Chaudhry et al. 2019](https://arxiv.org/abs/1812.00420)):
+/// One adapter whose gradient never goes against that of kept examples (A-GEM, [Chaudhry et al. 2019](https://arxiv.org/abs/1812.00420)):
 ///
 /// `g <- g - (g . g_ref / g_ref . g_ref) g_ref` where `g . g_ref < 0`,
 ///
-/// g over all entries that train, g_ref that of the cross entropy of kept examples, drawn anew for every step.
+/// g over all entries that train, g_ref that of the cross entropy of kept examples, drawn anew for every step, without dropout. The paper steps along g;
+/// here AdamW does, whose moments and scaling can still turn a step against g_ref.
 #[derive(Debug, Clone)]
 pub struct AGem {
     memory: Memory,

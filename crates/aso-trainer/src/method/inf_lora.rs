@@ -16,6 +16,9 @@ use crate::config::MethodName;
 /// where H_t is the covariance of the layer's inputs on the new task and the columns of M span the inputs of
 /// earlier tasks. At the end of a task M grows by the leading eigenvectors of what is left of its inputs, until it holds the share
 /// `threshold` of their energy (gradient projection memory, [Saha et al. 2021](https://arxiv.org/abs/2103.09762)).
+///
+/// Simpler than the authors' program, so its thresholds do not carry over: there the share rises from task to task, is one of squared
+/// eigenvalues of the covariance (here: of eigenvalues, the energy), and the memory is DualGPM, which stores the smaller of the span and its complement.
 #[derive(Debug, Clone)]
 pub struct InfLora {
     memory: InputMemory,

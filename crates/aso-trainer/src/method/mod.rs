@@ -16,7 +16,7 @@
 //! | [`Ewc`] | `ewc` | changes of important parameters cost |
 //! | [`Lwf`] | `lwf` | the previous model is imitated |
 //! | [`Replay`] | `replay` | old examples come back |
-//! | [`AGem`] | `a-gem` | no step against the gradient of old examples |
+//! | [`AGem`] | `a-gem` | no gradient against that of old examples |
 //! | [`Slao`] | `slao` | one adapter, merged after each task |
 //! | [`PerTask`] | `per-task` | bound: an adapter for each task alone |
 //! | [`MultiTask`] | `multi-task` | bound: all tasks at once |

@@ -16,7 +16,7 @@ pub(super) fn invalid(problem: impl std::fmt::Display) -> serde_json::Error {
 /// State of a method: values, and matrices by name.
 #[derive(Debug, Clone, Default)]
 pub struct MethodState {
-    /// Everything small.
+    /// What is kept as JSON: numbers, and the token ids of examples that are kept.
     pub values: Value,
     /// Matrices, such as importances or merged weights.
     pub tensors: BTreeMap<String, Tensor<2>>,

@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::{PlannedRun, SweepError};
 use crate::config::ModelSource;
 use crate::files::{read_json, write_json};
+use crate::load::open_library;
 use crate::metrics::{self, Metric, Spread};
 use crate::results::Timings;
 use crate::run::RunStatus;
+use crate::task::task_digest;
 use crate::{RunResults, TrainerError};
 
 /// The results of a sweep, in its directory.
@@ -131,6 +133,8 @@ pub struct Ledger<'a> {
     orders: BTreeMap<String, Vec<String>>,
     /// Fingerprints of model folders, each read once.
     models: BTreeMap<PathBuf, String>,
+    /// Digests of tasks, each read once; `None` of one that is not there any more.
+    tasks: BTreeMap<String, Option<String>>,
 }
 
 impl<'a> Ledger<'a> {
@@ -138,7 +142,8 @@ impl<'a> Ledger<'a> {
     ///
     /// # Errors
     /// [`SweepError::Unusable`] with the first directory that holds another configuration, a finished run on another base
-    /// model than its folder holds now, or something else than a run.
+    /// model or other examples than there are now, or something else than a run. Data that are gone are no error: nothing can be mixed with
+    /// them.
     pub fn open(runs: &'a [PlannedRun], out: &Path) -> Result<Self, SweepError> {
         let mut orders = BTreeMap::new();
         let mut records = Vec::with_capacity(runs.len());
@@ -165,6 +170,7 @@ impl<'a> Ledger<'a> {
             timings: BTreeMap::new(),
             orders,
             models: BTreeMap::new(),
+            tasks: BTreeMap::new(),
         };
         (0..runs.len()).try_for_each(|index| ledger.refresh(index))?;
         Ok(ledger)
@@ -184,6 +190,7 @@ impl<'a> Ledger<'a> {
             let dir = self.out.join(&run.directory);
             let results = RunResults::read(&dir)?;
             check_model(run, &dir, &results, &mut self.models)?;
+            check_data(run, &dir, &results, &mut self.tasks)?;
             record.metrics = results.metrics();
             self.timings.insert(run.directory.clone(), results.timings);
         }
@@ -337,6 +344,40 @@ fn check_model(
             found: found.clone(),
         })),
     }
+}
+
+/// Refuses the results of a run whose tasks have other examples now. `tasks` are digests that are known.
+fn check_data(
+    run: &PlannedRun,
+    dir: &Path,
+    results: &RunResults,
+    tasks: &mut BTreeMap<String, Option<String>>,
+) -> Result<(), SweepError> {
+    let config = &run.config;
+    for (task, expected) in &results.data {
+        let trained = results.tasks.contains(task);
+        let data = (&config.data, config.train.select, config.seed);
+        let key = format!("{:?}", (task, trained, data));
+        let found = tasks.entry(key).or_insert_with(|| {
+            let library = open_library(&config.data);
+            let digest =
+                library.and_then(|library| task_digest(library.as_ref(), task, config, trained));
+            digest
+                .inspect_err(|error| tracing::debug!(task, %error, "not compared"))
+                .ok()
+        });
+        if let Some(found) = found
+            && found != expected
+        {
+            return Err(run.unusable(TrainerError::OtherData {
+                path: dir.to_owned(),
+                task: task.clone(),
+                expected: expected.clone(),
+                found: found.clone(),
+            }));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

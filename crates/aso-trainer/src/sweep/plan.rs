@@ -15,7 +15,7 @@ use crate::config::{ConfigError, ModelSource, Origin, RunConfig, Select};
 use crate::files::LOCK_FILE;
 use crate::load::open_library;
 use crate::run::{self, RunStatus};
-use crate::task::{check_dev, check_distinct};
+use crate::task::{check_dev, check_distinct, check_task};
 
 /// The name of the order where the file gives none.
 const BASE_ORDER: &str = "stream";
@@ -585,8 +585,8 @@ pub fn start_order(runs: &[PlannedRun]) -> Vec<usize> {
 }
 
 /// Checks, before anything starts, that the models and tasks of all runs are there, those among them that are evaluated
-/// only included. With `dev`, and where adapters are chosen on dev, also that every task of the stream has a dev split; a task whose dev and
-/// test examples are the same is reported as a warning.
+/// only included: that their files can be read, that there are examples to evaluate, and labels where answers are chosen among them. With `dev`, and where
+/// adapters are chosen on dev, also that every task of the stream has a dev split that is not its test split.
 ///
 /// # Errors
 /// [`SweepError::Unusable`] names the first run that could not start.
@@ -604,30 +604,41 @@ pub fn check_inputs(runs: &[PlannedRun], dev: bool) -> Result<(), SweepError> {
         let data = &run.config.data;
         let wanted_by = if dev { "`aso tune`" } else { "`train.select`" };
         let dev = dev || run.config.train.select == Select::BestOnDev;
-        let stream = run.config.tasks()?.into_iter().map(|task| (task, dev));
+        let stream = run.config.tasks()?.into_iter().map(|task| (task, true));
         let general = run.config.eval.general_tasks.iter().flatten();
         let general = general.map(|task| (task.clone(), false));
+        // All that the checks of a task depend on.
+        let eval = &run.config.eval;
+        let wanted = |task: &str, trained: bool| {
+            let files = (data.format, data.path.clone(), data.dev_from_train);
+            let answers = (eval.mode, eval.choose_last);
+            (
+                files,
+                task.to_owned(),
+                data.eval_split,
+                answers,
+                trained,
+                trained && dev,
+            )
+        };
         let fresh: Vec<(String, bool)> = stream
             .chain(general)
-            .filter(|(task, dev)| {
-                !tasks.iter().any(|(format, path, known, checked)| {
-                    (*format, path, known) == (data.format, &data.path, task) && checked >= dev
-                })
-            })
+            .filter(|(task, trained)| !tasks.contains(&wanted(task, *trained)))
             .collect();
         if fresh.is_empty() {
             continue;
         }
         let library = open_library(data).map_err(unusable)?;
         check_distinct(library.as_ref(), &run.config).map_err(unusable)?;
-        for (task, dev) in fresh {
+        for (task, trained) in fresh {
             let source = library
                 .task(&task)
                 .map_err(|error| unusable(error.into()))?;
-            if dev {
+            if trained && dev {
                 check_dev(source.as_ref(), &task, wanted_by).map_err(unusable)?;
             }
-            tasks.push((data.format, data.path.clone(), task, dev));
+            check_task(source.as_ref(), &task, &run.config, trained).map_err(unusable)?;
+            tasks.push(wanted(&task, trained));
         }
     }
     Ok(())
