@@ -80,6 +80,8 @@ fn fits(page: &str, dir: &Path) {
             .args([profile, address])
             .output()
             .ok()
+            // Some systems have a program of that name that only tells how to install one.
+            .filter(|output| output.status.success())
     };
     let Some(seen) = ["chromium", "chromium-browser", "google-chrome"]
         .into_iter()

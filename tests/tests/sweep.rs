@@ -329,39 +329,48 @@ set = { "method.name" = "seq-lora" }
 #[test]
 fn a_missing_dev_split_is_found_before_the_first_run() {
     let dir = tempfile::tempdir().unwrap();
-    let task = dir.path().join("data/mine");
-    std::fs::create_dir_all(&task).unwrap();
-    for split in ["train.jsonl", "test.jsonl"] {
-        let line = "{\"input\": \"a\", \"target\": \"b\"}\n";
-        std::fs::write(task.join(split), line).unwrap();
-    }
-    let content = r#"
-[config]
-"data.format" = "jsonl"
-"data.path" = "data"
-"train.select" = "best-on-dev"
-"train.select_every" = 1
-[orders]
-a = ["mine"]
-[[methods]]
-set = { "method.name" = "seq-lora" }
-grid = [{}, { "train.lr" = 1e-2 }]
-"#;
-    let file = write(dir.path(), content);
+    let task = mine(dir.path());
+    write_examples(&task.join("train.jsonl"), 0..1);
+    write_examples(&task.join("test.jsonl"), 0..1);
+    let content = sweep_of_mine("\"train.select\" = \"best-on-dev\"\n\"train.select_every\" = 1");
+    let file = write(dir.path(), &(content.clone() + GRID));
     let out = dir.path().join("out");
     let parts = |wanted_by| ["a/seq-lora/", "task `mine`", "split `dev`", wanted_by];
     fail(
         &["tune", text(&file), "--out", text(&out)],
         &parts("`aso tune`"),
     );
-    write(
-        dir.path(),
-        &content.replace("grid = [{}, { \"train.lr\" = 1e-2 }]", ""),
-    );
+    write(dir.path(), &content);
     fail(
         &["sweep", text(&file), "--out", text(&out)],
         &parts("`train.select`"),
     );
+}
+
+/// A sweep of one method over the task `mine` in JSON lines below `data`, with more keys of the configuration.
+fn sweep_of_mine(keys: &str) -> String {
+    format!(
+        r#"
+[config]
+"data.format" = "jsonl"
+"data.path" = "data"
+{keys}
+[orders]
+a = ["mine"]
+[[methods]]
+set = {{ "method.name" = "seq-lora" }}
+"#
+    )
+}
+
+/// What [`sweep_of_mine`] is tuned with.
+const GRID: &str = "grid = [{}, { \"train.lr\" = 1e-2 }]\n";
+
+/// The folder of the task `mine`.
+fn mine(dir: &Path) -> PathBuf {
+    let task = dir.join("data/mine");
+    std::fs::create_dir_all(&task).unwrap();
+    task
 }
 
 /// Lines of examples.
@@ -373,25 +382,15 @@ fn write_examples(path: &Path, examples: impl Iterator<Item = usize>) {
 /// A dev split that is made of test examples, in whatever order, is none; one that is cut from the training examples is.
 #[test]
 fn nothing_is_chosen_on_test() {
+    const SHORT: &str = "\"train.steps\" = 1\n\"eval.max_new_tokens\" = 2\n";
     let dir = tempfile::tempdir().unwrap();
-    let task = dir.path().join("data/mine");
-    std::fs::create_dir_all(&task).unwrap();
+    let task = mine(dir.path());
     write_examples(&task.join("train.jsonl"), 0..8);
     write_examples(&task.join("dev.jsonl"), (8..12).rev());
     write_examples(&task.join("test.jsonl"), 8..16);
-    let content = r#"
-[config]
-"data.format" = "jsonl"
-"data.path" = "data"
-"train.steps" = 1
-"eval.max_new_tokens" = 2
-[orders]
-a = ["mine"]
-[[methods]]
-set = { "method.name" = "seq-lora" }
-grid = [{}, { "train.lr" = 1e-2 }]
-"#;
-    let file = write(dir.path(), content);
+    let with = |keys: &str| sweep_of_mine(&format!("{SHORT}{keys}"));
+    let tuned = |keys: &str| write(dir.path(), &(with(keys) + GRID));
+    let file = tuned("");
     let out = dir.path().join("out");
     let tune = ["tune", text(&file), "--out", text(&out)];
     let parts = |wanted_by| {
@@ -402,25 +401,15 @@ grid = [{}, { "train.lr" = 1e-2 }]
         ]
     };
     fail(&tune, &parts("`aso tune`"));
-    let chosen = content.replace("grid = [{}, { \"train.lr\" = 1e-2 }]", "");
-    write(
-        dir.path(),
-        &chosen.replace("[orders]", "\"train.select\" = \"best-on-dev\"\n[orders]"),
-    );
+    write(dir.path(), &with("\"train.select\" = \"best-on-dev\""));
     fail(
         &["sweep", text(&file), "--out", text(&out)],
         &parts("`train.select`"),
     );
     // All training examples.
-    write(
-        dir.path(),
-        &content.replace("[orders]", "\"data.dev_from_train\" = 8\n[orders]"),
-    );
+    tuned("\"data.dev_from_train\" = 8");
     fail(&tune, &["task `mine`", "8 training examples", "it has 8"]);
-    write(
-        dir.path(),
-        &content.replace("[orders]", "\"data.dev_from_train\" = 3\n[orders]"),
-    );
+    tuned("\"data.dev_from_train\" = 3");
     succeed(&tune);
     let results = json(&out.join("a/seq-lora/grid-1/seed-1/results.json"));
     assert_eq!(results["evaluation_samples"], serde_json::json!([3]));
@@ -430,27 +419,16 @@ grid = [{}, { "train.lr" = 1e-2 }]
 #[test]
 fn other_examples_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let task = dir.path().join("data/mine");
-    std::fs::create_dir_all(&task).unwrap();
+    let task = mine(dir.path());
     let (train, test) = (task.join("train.jsonl"), task.join("test.jsonl"));
     write_examples(&train, 0..8);
     write_examples(&test, 8..12);
-    let content = r#"
-[config]
-"data.format" = "jsonl"
-"data.path" = "data"
-"train.steps" = 1
-"eval.max_new_tokens" = 2
-[orders]
-a = ["mine"]
-[[methods]]
-set = { "method.name" = "seq-lora" }
-"#;
-    let file = write(dir.path(), content);
+    let content = sweep_of_mine("\"train.steps\" = 1\n\"eval.max_new_tokens\" = 2");
+    let file = write(dir.path(), &content);
     let out = dir.path().join("out");
     let sweep = ["sweep", text(&file), "--out", text(&out)];
     let single = out.join("a/seq-lora/seed-1");
-    let eval = ["run", "--resume", "--out", text(&single)];
+    let resume = ["run", "--resume", "--out", text(&single)];
     succeed(&sweep);
     for (changed, kept) in [(&train, 0..8), (&test, 8..12)] {
         write_examples(changed, kept.clone().rev());
@@ -462,7 +440,7 @@ set = { "method.name" = "seq-lora" }
         let mut unfinished: Value = serde_json::from_str(&whole).unwrap();
         unfinished["matrix"]["rows"][0][0] = Value::Null;
         std::fs::write(&state, unfinished.to_string()).unwrap();
-        fail(&eval, &parts[..2]);
+        fail(&resume, &parts[..2]);
         std::fs::write(&state, whole).unwrap();
         write_examples(changed, kept);
         succeed(&sweep);
