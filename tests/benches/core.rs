@@ -132,6 +132,7 @@ fn causal_attribution(criterion: &mut Criterion) {
         num_hidden_layers: 12,
         num_attention_heads: 8,
         num_key_value_heads: Some(4),
+        tie_word_embeddings: Some(true),
         ..HfLlamaConfig::default()
     };
     let config = LlamaConfig::resolve("bench".as_ref(), &hf).expect("a valid configuration");

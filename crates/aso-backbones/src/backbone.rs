@@ -65,6 +65,8 @@ pub trait Backbone: AdapterHost + BlockTaps + Clone {
     /// Continues a batch of prompts (an encoder-decoder's sources; a causal model's prompts, padded on the
     /// left; labels play no part). One list of new tokens per row: no start token, no padding, the end
     /// token included where the row reached one.
+    ///
+    /// What a `config` that fails [`GenerationConfig::validate`] generates is unspecified.
     fn generate(
         &self,
         batch: &TokenBatch,

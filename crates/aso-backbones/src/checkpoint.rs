@@ -81,24 +81,24 @@ impl Checkpoint {
         let Index { weight_map } = read_json(&index)?;
         let names: BTreeSet<&String> = weight_map.values().collect();
         let mut shards = Vec::new();
-        for name in names {
+        for name in &names {
             let path = dir.join(name);
             let file = File::open(&path).map_err(io(&path))?;
             shards.push(Shard::open(path, Source::File(Mutex::new(file)))?);
         }
-        let checkpoint = Self::from_shards(origin, shards)?;
+        let numbers: BTreeMap<&String, usize> = names.into_iter().zip(0..).collect();
+        let mut checkpoint = Self::from_shards(origin, shards)?;
         for (tensor, shard) in &weight_map {
-            let found = checkpoint
-                .tensors
-                .get(tensor)
-                .is_some_and(|at| checkpoint.shards[*at].path.ends_with(shard));
-            if !found {
+            let at = numbers[shard];
+            if checkpoint.shards[at].metadata.info(tensor).is_none() {
                 return Err(BackboneError::IndexMismatch {
                     index,
                     tensor: tensor.clone(),
                     shard: shard.clone(),
                 });
             }
+            // Where several shards hold it.
+            checkpoint.tensors.insert(tensor.clone(), at);
         }
         Ok(checkpoint)
     }
@@ -436,8 +436,31 @@ pub(crate) fn parse_json<T: serde::de::DeserializeOwned>(
     path: &Path,
     text: &[u8],
 ) -> Result<T, BackboneError> {
-    serde_json::from_slice(text).map_err(|source| BackboneError::Json {
+    let json = |source| BackboneError::Json {
         path: path.to_owned(),
         source,
-    })
+    };
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let key = error.path().to_string();
+        let source = error.into_inner();
+        match source.is_data() && key != "." {
+            true => BackboneError::JsonValue {
+                path: path.to_owned(),
+                key,
+                source,
+            },
+            false => json(source),
+        }
+    })?;
+    deserializer.end().map_err(json)?;
+    Ok(value)
+}
+
+/// Widths and counts that a configuration may have: beyond what any model has, and far from where products of them overflow.
+pub(crate) const SIZES: std::ops::RangeInclusive<usize> = 1..=1 << 20;
+
+/// [`SIZES`], in words.
+pub(crate) fn size_range() -> String {
+    format!("from {} to {}", SIZES.start(), SIZES.end())
 }

@@ -28,6 +28,16 @@ pub enum BackboneError {
         /// Line, column and reason.
         source: serde_json::Error,
     },
+    /// A value of a JSON file has the wrong type.
+    #[error("{path}: `{key}`: {source}", path = path.display())]
+    JsonValue {
+        /// The file.
+        path: PathBuf,
+        /// The key, from the outermost.
+        key: String,
+        /// What was found, what was expected, line and column.
+        source: serde_json::Error,
+    },
     /// A safetensors header is damaged.
     #[error("{path}: not a valid safetensors file: {reason}", path = path.display())]
     Header {

@@ -22,6 +22,16 @@ pub enum LoraError {
         /// Line, column and reason.
         source: serde_json::Error,
     },
+    /// A value of a JSON file has the wrong type.
+    #[error("{path}: `{key}`: {source}", path = path.display())]
+    JsonValue {
+        /// The file.
+        path: PathBuf,
+        /// The key, from the outermost.
+        key: String,
+        /// What was found, what was expected, line and column.
+        source: serde_json::Error,
+    },
     /// A safetensors file is damaged.
     #[error("{path}: not a valid safetensors file: {source}", path = path.display())]
     Safetensors {
@@ -71,6 +81,12 @@ pub enum LoraError {
         path: PathBuf,
         /// The tensor.
         tensor: String,
+    },
+    /// An adapter file without a single tensor.
+    #[error("{path}: no tensors; expected at least one low-rank pair `base_model.model.<module>.lora_A.weight`, `.lora_B.weight`", path = path.display())]
+    NoWeights {
+        /// The adapter file.
+        path: PathBuf,
     },
     /// One half of a low-rank pair is absent.
     #[error("{path}: tensor `{tensor}` is missing", path = path.display())]

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -460,11 +460,16 @@ impl Adapter {
         })?;
         write_file(&path, &bytes)?;
         write_json(&dir.join(CONFIG_FILE), &self.config)?;
-        if let Some(sidecar) = &self.sidecar {
+        let path = dir.join(SIDECAR_FILE);
+        match &self.sidecar {
             // By way of a value, whose keys are sorted.
-            write_json(&dir.join(SIDECAR_FILE), &serde_json::json!(sidecar))?;
+            Some(sidecar) => write_json(&path, &serde_json::json!(sidecar)),
+            // That of an adapter that was there before says nothing about this one.
+            None => match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(io(&path)(error)),
+                _ => Ok(()),
+            },
         }
-        Ok(())
     }
 
     /// [`LoraWeights::check`] of every module.
@@ -580,6 +585,11 @@ fn read_weights(
     }
     modules.sort_unstable();
     modules.dedup();
+    if modules.is_empty() {
+        return Err(LoraError::NoWeights {
+            path: path.to_owned(),
+        });
+    }
 
     let mut weights = BTreeMap::new();
     for module in modules {
@@ -685,10 +695,25 @@ fn read_sidecar(path: &Path) -> Result<Sidecar, LoraError> {
 }
 
 fn parse_json<T: serde::de::DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, LoraError> {
-    serde_json::from_slice(text).map_err(|source| LoraError::Json {
+    let json = |source| LoraError::Json {
         path: path.to_owned(),
         source,
-    })
+    };
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let key = error.path().to_string();
+        let source = error.into_inner();
+        match source.is_data() && key != "." {
+            true => LoraError::JsonValue {
+                path: path.to_owned(),
+                key,
+                source,
+            },
+            false => json(source),
+        }
+    })?;
+    deserializer.end().map_err(json)?;
+    Ok(value)
 }
 
 fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), LoraError> {

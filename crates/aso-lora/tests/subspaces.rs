@@ -367,7 +367,7 @@ fn a_sidecar_of_another_format_is_refused() {
     let adapter = Adapter {
         origin: String::new(),
         config: PeftConfig::default(),
-        weights: BTreeMap::new(),
+        weights: BTreeMap::from([("block.q".to_owned(), weights(1, 8, 1.0))]),
         sidecar: None,
     };
     adapter.save(dir.path()).unwrap();
@@ -384,6 +384,31 @@ fn a_sidecar_of_another_format_is_refused() {
     ));
     let message = error.to_string();
     assert!(message.ends_with("aso_subspace.json: sidecar format 2; expected 1"));
+    // An adapter that is written over it has none.
+    adapter.save(dir.path()).unwrap();
+    assert!(Adapter::load(dir.path()).unwrap().sidecar.is_none());
+}
+
+#[test]
+fn adapters_of_nothing_and_of_wrong_types_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("adapter_config.json");
+    std::fs::write(&config, r#"{"peft_type": "LORA", "r": "1"}"#).unwrap();
+    let error = Adapter::load(dir.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("adapter_config.json: `r`: invalid type: string"),
+        "{error}"
+    );
+    std::fs::write(&config, r#"{"peft_type": "LORA", "r": 1}"#).unwrap();
+    let path = dir.path().join("adapter_model.safetensors");
+    let none: [(String, safetensors::tensor::TensorView<'_>); 0] = [];
+    std::fs::write(&path, safetensors::serialize(none, None).unwrap()).unwrap();
+    let error = Adapter::load(dir.path()).unwrap_err();
+    assert!(matches!(&error, LoraError::NoWeights { path: found } if *found == path));
+    assert!(
+        error.to_string().contains("no tensors; expected"),
+        "{error}"
+    );
 }
 
 #[test]

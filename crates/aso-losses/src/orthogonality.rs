@@ -94,10 +94,12 @@ impl OrthogonalityPenalty {
     }
 }
 
-/// Rows scaled to length 1; rows of length 0 stay 0.
+/// Rows scaled to length 1; rows that have no direction in single precision, since their squares are 0 (entries below about 1e-23),
+/// become 0.
 fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
     let norms = safe_sqrt(rows.clone().square().sum_dim(1));
-    rows / norms.clamp_min(f32::MIN_POSITIVE)
+    let none = norms.clone().equal_scalar(0.0);
+    rows / norms.mask_fill(none, f32::INFINITY)
 }
 
 /// `N = ||A||_F + ||B||_F` of one layer, shape `[1]` (docs/method.md, Loss).
@@ -176,6 +178,16 @@ mod tests {
         let active = matrix(&[0.0, 0.0, 3.0, 1.0], 4);
         for measure in MEASURES {
             assert_eq!(penalty(measure, previous.clone(), active.clone()), 0.0);
+        }
+    }
+
+    #[test]
+    fn rows_without_a_direction_have_no_cosine() {
+        let measure = Orthogonality::MeanAbsoluteCosine;
+        let unit = matrix(&[1.0, 0.0], 2);
+        for (length, expected) in [(1.0, 1.0), (1e-15, 1.0), (1e-24, 0.0), (0.0, 0.0)] {
+            let found = penalty(measure, unit.clone(), matrix(&[length, 0.0], 2));
+            assert!((found - expected).abs() < 1e-4, "{length}: {found}");
         }
     }
 

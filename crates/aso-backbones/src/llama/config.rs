@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::BackboneError;
-use crate::checkpoint::read_json;
+use crate::checkpoint::{SIZES, read_json, size_range};
 use crate::generation::EndTokens;
 
 /// Mirror of Hugging Face's `LlamaConfig`, `MistralConfig` and `Qwen2Config`; keys that change nothing are
@@ -56,12 +56,17 @@ pub struct HfLlamaConfig {
     pub max_window_layers: Option<usize>,
     /// Qwen2: `full_attention` or `sliding_attention` for each block.
     pub layer_types: Option<Vec<String>>,
-    /// Whether the head is the embedding. What the file stores decides.
+    /// Whether the head is the embedding; no if absent. A head that is stored is used all the same.
     pub tie_word_embeddings: Option<bool>,
-    /// First token.
-    pub bos_token_id: Option<i64>,
-    /// End tokens.
-    pub eos_token_id: EndTokens,
+    /// First token. Null: none; absent: 1, or none for Qwen2.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub bos_token_id: Option<Option<i64>>,
+    /// End tokens. Null: none; absent: 2, or none for Qwen2.
+    #[serde(
+        deserialize_with = "some_ends",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub eos_token_id: Option<EndTokens>,
     /// Padding token.
     pub pad_token_id: Option<i64>,
     /// Present in quantised checkpoints, which are refused.
@@ -74,8 +79,10 @@ pub struct HfLlamaConfig {
 #[serde(default)]
 pub struct RopeScaling {
     /// `default` or `llama3`.
-    #[serde(alias = "type")]
     pub rope_type: Option<String>,
+    /// The same in old files; some files have both.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub old_type: Option<String>,
     /// Base of the frequencies, in new files.
     pub rope_theta: Option<f64>,
     /// Factor of low frequencies (llama3).
@@ -91,8 +98,15 @@ pub struct RopeScaling {
 }
 
 /// Tells an absent key (`None`) from a null one (`Some(None)`).
-fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<usize>>, D::Error> {
+fn some<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
+}
+
+/// The same for end tokens, of which null is none.
+fn some_ends<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<EndTokens>, D::Error> {
+    EndTokens::deserialize(deserializer).map(Some)
 }
 
 impl Default for HfLlamaConfig {
@@ -121,7 +135,7 @@ impl Default for HfLlamaConfig {
             layer_types: None,
             tie_word_embeddings: None,
             bos_token_id: None,
-            eos_token_id: EndTokens::None,
+            eos_token_id: None,
             pad_token_id: None,
             quantization_config: None,
         }
@@ -155,6 +169,8 @@ pub struct LlamaConfig {
     pub output_bias: bool,
     /// Whether the feed-forward layers have biases.
     pub feed_forward_bias: bool,
+    /// Whether the head may be the embedding, where no head is stored.
+    pub tied: bool,
     /// Dropout of the attention weights while training.
     pub dropout: f64,
     /// For each block how many positions a query sees, itself included; `None` for all.
@@ -212,8 +228,8 @@ impl LlamaConfig {
             ("num_key_value_heads", kv_heads),
         ];
         for (key, value) in sizes {
-            if value == 0 {
-                return Err(check.error(key, "at least 1", "0"));
+            if !SIZES.contains(&value) {
+                return Err(check.error(key, size_range(), value));
             }
         }
         if !hf.num_attention_heads.is_multiple_of(kv_heads) {
@@ -236,8 +252,9 @@ impl LlamaConfig {
                 return Err(check.error("hidden_size", expected, hf.hidden_size));
             }
         };
-        if d_head == 0 || !d_head.is_multiple_of(2) {
-            return Err(check.error("head_dim", "an even number", d_head));
+        if !SIZES.contains(&d_head) || !d_head.is_multiple_of(2) {
+            let expected = format!("an even number, {}", size_range());
+            return Err(check.error("head_dim", expected, d_head));
         }
         if !(hf.rms_norm_eps > 0.0 && hf.rms_norm_eps.is_finite()) {
             return Err(check.error("rms_norm_eps", "a positive number", hf.rms_norm_eps));
@@ -249,10 +266,14 @@ impl LlamaConfig {
                 hf.attention_dropout,
             ));
         }
-        let ids = [
-            ("bos_token_id", hf.bos_token_id),
-            ("pad_token_id", hf.pad_token_id),
-        ];
+        // What Transformers takes where a file is silent.
+        let silent = match hf.model_type.as_str() {
+            "qwen2" => (None, EndTokens::None),
+            _ => (Some(1), EndTokens::One(2)),
+        };
+        let bos = hf.bos_token_id.unwrap_or(silent.0);
+        let eos = hf.eos_token_id.as_ref().unwrap_or(&silent.1);
+        let ids = [("bos_token_id", bos), ("pad_token_id", hf.pad_token_id)];
         for (key, id) in ids {
             // Old LLaMA files say -1 for "no padding token".
             let Some(id) = id.filter(|id| *id >= 0) else {
@@ -263,8 +284,8 @@ impl LlamaConfig {
                 return Err(check.error(key, expected, id));
             }
         }
-        hf.eos_token_id.check(path, hf.vocab_size)?;
-        let ends = hf.eos_token_id.ids().to_vec();
+        eos.check(path, hf.vocab_size)?;
+        let ends = eos.ids().to_vec();
         let pad = hf.pad_token_id.filter(|id| *id >= 0);
         let pad = pad.or(ends.first().copied()).unwrap_or(0);
         let is_llama = hf.model_type == "llama";
@@ -282,12 +303,11 @@ impl LlamaConfig {
             qkv_bias: hf.model_type == "qwen2" || (is_llama && hf.attention_bias),
             output_bias: is_llama && hf.attention_bias,
             feed_forward_bias: is_llama && hf.mlp_bias,
+            tied: hf.tie_word_embeddings.unwrap_or(false),
             dropout: hf.attention_dropout,
             windows: check.windows(hf)?,
             // Qwen2 files name one that the model never sees.
-            bos: hf
-                .bos_token_id
-                .filter(|id| *id >= 0 && hf.model_type != "qwen2"),
+            bos: bos.filter(|id| *id >= 0 && hf.model_type != "qwen2"),
             ends,
             pad,
         })
@@ -331,7 +351,8 @@ impl Check<'_> {
         // In single precision, as Hugging Face computes them.
         let plain =
             (0..d_head / 2).map(|at| 1.0 / (theta as f32).powf((2 * at) as f32 / d_head as f32));
-        match rope.rope_type.as_deref().unwrap_or("default") {
+        let kind = rope.rope_type.as_deref().or(rope.old_type.as_deref());
+        match kind.unwrap_or("default") {
             "default" => Ok(plain.collect()),
             "llama3" => {
                 let scaling = Llama3Scaling::new(&rope)
@@ -451,6 +472,11 @@ mod tests {
         );
         let (old, new) = (resolve(&old).unwrap(), resolve(&new).unwrap());
         assert_eq!(old, new);
+        let both = r#"{"rope_theta": 500000.0, "rope_scaling": {"type": "linear", "rope_type": "default"}}"#;
+        assert_eq!(
+            resolve(both).unwrap(),
+            resolve(r#"{"rope_theta": 500000.0}"#).unwrap()
+        );
         let plain = resolve(r#"{"rope_theta": 500000.0}"#).unwrap().frequencies;
         let scaled = old.frequencies;
         assert_eq!(scaled[0], plain[0]);
@@ -508,7 +534,7 @@ mod tests {
     #[test]
     fn end_tokens_are_one_or_a_list() {
         let ends = |json| resolve(json).unwrap().ends;
-        assert_eq!(ends("{}"), [0i64; 0]);
+        assert_eq!(ends(r#"{"eos_token_id": null}"#), [0i64; 0]);
         assert_eq!(ends(r#"{"eos_token_id": 2}"#), [2]);
         assert_eq!(ends(r#"{"eos_token_id": [5, 2]}"#), [5, 2]);
         assert_eq!(
@@ -516,6 +542,22 @@ mod tests {
                 .unwrap()
                 .pad,
             5
+        );
+    }
+
+    /// `LlamaConfig()`, `MistralConfig()` and `Qwen2Config()` of Transformers.
+    #[test]
+    fn special_tokens_where_a_file_is_silent() {
+        let tokens = |json| {
+            let config = resolve(json).unwrap();
+            (config.bos, config.ends)
+        };
+        assert_eq!(tokens("{}"), (Some(1), vec![2]));
+        assert_eq!(tokens(r#"{"model_type": "mistral"}"#), (Some(1), vec![2]));
+        assert_eq!(tokens(r#"{"model_type": "qwen2"}"#), (None, vec![]));
+        assert_eq!(
+            tokens(r#"{"bos_token_id": null, "eos_token_id": [7]}"#),
+            (None, vec![7])
         );
     }
 
@@ -538,6 +580,13 @@ mod tests {
         assert!(message(r#"{"hidden_act": "gelu"}"#).contains("gelu"));
         assert!(message(r#"{"num_key_value_heads": 5}"#).contains("num_key_value_heads"));
         assert!(message(r#"{"head_dim": 5}"#).contains("head_dim"));
+        for key in ["num_hidden_layers", "head_dim", "vocab_size"] {
+            let absurd = message(&format!(r#"{{"{key}": 1000000000000}}"#));
+            assert!(
+                absurd.contains(key) && absurd.contains("1000000000000"),
+                "{absurd}"
+            );
+        }
         assert!(message(r#"{"eos_token_id": 64000}"#).contains("eos_token_id"));
         assert!(message(r#"{"quantization_config": {"bits": 4}}"#).contains("quantization_config"));
         assert!(message(r#"{"partial_rotary_factor": 0.5}"#).contains("partial_rotary_factor"));

@@ -50,10 +50,11 @@ impl LlamaForCausalLm {
     /// Builds the model from any source of weights, the matrices of its linear layers and embeddings kept
     /// in `dtype`.
     ///
-    /// The head is untied exactly if the source stores `lm_head.weight`.
+    /// The head is `lm_head.weight` if the source stores it, as in Transformers; else the embedding, of a configuration that
+    /// is [`tied`](LlamaConfig::tied).
     ///
     /// # Errors
-    /// Those of the source.
+    /// Those of the source, which must have a head for a configuration that is not tied.
     pub fn from_source(
         config: LlamaConfig,
         source: &dyn WeightSource,
@@ -66,7 +67,7 @@ impl LlamaForCausalLm {
             device,
         };
         let embedding = [config.vocabulary, config.d_model];
-        let lm_head = if source.contains("lm_head.weight") {
+        let lm_head = if !config.tied || source.contains("lm_head.weight") {
             Some(loader.matrix("lm_head.weight", embedding, dtype)?)
         } else {
             None

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::BackboneError;
-use crate::checkpoint::read_json;
+use crate::checkpoint::{SIZES, read_json, size_range};
 use crate::generation::EndTokens;
 
 /// Mirror of Hugging Face's `T5Config` / `MT5Config`; unknown keys are ignored.
@@ -195,8 +195,8 @@ impl T5Config {
             ),
         ];
         for (key, value) in sizes {
-            if value == 0 {
-                return unsupported(key, "at least 1", "0".into());
+            if !SIZES.contains(&value) {
+                return unsupported(key, &size_range(), value.to_string());
             }
         }
         if hf.relative_attention_num_buckets < 4 {
@@ -213,6 +213,13 @@ impl T5Config {
                 "dropout_rate",
                 "a number in [0, 1)",
                 hf.dropout_rate.to_string(),
+            );
+        }
+        if !(hf.layer_norm_epsilon > 0.0 && hf.layer_norm_epsilon.is_finite()) {
+            return unsupported(
+                "layer_norm_epsilon",
+                "a positive number",
+                hf.layer_norm_epsilon.to_string(),
             );
         }
         let decoder_start = hf.decoder_start_token_id.unwrap_or(hf.pad_token_id);
@@ -296,6 +303,8 @@ mod tests {
     #[test]
     fn unsupported_values_are_named() {
         let message = |json| resolve(json).unwrap_err().to_string();
+        assert!(message(r#"{"layer_norm_epsilon": 0}"#).contains("`layer_norm_epsilon` is 0"));
+        assert!(message(r#"{"num_layers": 1000000000000}"#).contains("`num_layers`"));
         assert_eq!(
             message(r#"{"model_type": "bert"}"#),
             "config.json: `model_type` is \"bert\"; expected \"t5\" or \"mt5\""

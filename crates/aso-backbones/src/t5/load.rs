@@ -59,7 +59,7 @@ impl T5ForConditionalGeneration {
     }
 
     /// Builds the model from any source of weights, the matrices of its linear layers and embeddings kept
-    /// in `dtype`.
+    /// in `dtype`, except that `wo` is f32 in a model in f16.
     ///
     /// The head is untied exactly if the source stores `lm_head.weight`.
     ///
@@ -86,8 +86,15 @@ impl T5ForConditionalGeneration {
         } else {
             None
         };
+        // Some files store the shared embedding as that of a stack alone.
+        let shared = [
+            SHARED,
+            "encoder.embed_tokens.weight",
+            "decoder.embed_tokens.weight",
+        ];
+        let shared = shared.into_iter().find(|name| source.contains(name));
         Ok(Self {
-            shared: loader.matrix("shared.weight", embedding, dtype)?,
+            shared: loader.matrix(shared.unwrap_or(SHARED), embedding, dtype)?,
             encoder: builder.stack("encoder", config.encoder_blocks, false)?,
             decoder: builder.stack("decoder", config.decoder_blocks, true)?,
             lm_head,
@@ -97,6 +104,9 @@ impl T5ForConditionalGeneration {
     }
 }
 
+/// The embedding of both stacks.
+const SHARED: &str = "shared.weight";
+
 struct Builder<'a> {
     config: &'a T5Config,
     loader: &'a Loader<'a>,
@@ -105,6 +115,20 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn linear(&self, name: &str, d_in: usize, d_out: usize) -> Result<LoraLinear, BackboneError> {
         self.loader.linear(name, [d_in, d_out], false)
+    }
+
+    /// The output of a feed-forward layer: its inputs can be beyond the range of f16, so that its product does not run in that type
+    /// (`_keep_in_fp32_modules` of Transformers).
+    fn output(&self, name: &str, d_in: usize, d_out: usize) -> Result<LoraLinear, BackboneError> {
+        let dtype = match self.loader.dtype {
+            FloatDtype::F16 => FloatDtype::F32,
+            dtype => dtype,
+        };
+        let loader = Loader {
+            dtype,
+            ..*self.loader
+        };
+        loader.linear(name, [d_in, d_out], false)
     }
 
     fn norm(&self, name: String) -> Result<RmsNorm, BackboneError> {
@@ -172,7 +196,7 @@ impl Builder<'_> {
             cross,
             feed_forward: T5DenseReluDense {
                 wi,
-                wo: self.linear(&format!("{dense}.wo"), d_ff, d_model)?,
+                wo: self.output(&format!("{dense}.wo"), d_ff, d_model)?,
                 kind: feed_forward,
                 dropout,
             },

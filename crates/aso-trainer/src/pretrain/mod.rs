@@ -300,8 +300,8 @@ impl PretrainConfig {
                     num_key_value_heads: Some(4),
                     rope_theta: Some(10_000.0),
                     tie_word_embeddings: Some(true),
-                    bos_token_id: Some(3),
-                    eos_token_id: EndTokens::One(1),
+                    bos_token_id: Some(Some(3)),
+                    eos_token_id: Some(EndTokens::One(1)),
                     pad_token_id: Some(0),
                     ..HfLlamaConfig::default()
                 },
@@ -323,8 +323,8 @@ impl PretrainConfig {
                     num_key_value_heads: Some(2),
                     rope_theta: Some(10_000.0),
                     tie_word_embeddings: Some(true),
-                    bos_token_id: Some(3),
-                    eos_token_id: EndTokens::One(1),
+                    bos_token_id: Some(Some(3)),
+                    eos_token_id: Some(EndTokens::One(1)),
                     pad_token_id: Some(0),
                     ..HfLlamaConfig::default()
                 },
