@@ -17,6 +17,7 @@ use aso_trainer::metrics::Metric;
 use aso_trainer::sweep::{LOG_FOLDER, Ledger, PlannedRun, SweptStatus, check_inputs, start_order};
 
 use crate::args::{Global, JobArgs};
+use crate::output;
 use crate::progress::{Terminal, stop_flag};
 
 /// How often children are looked at.
@@ -256,7 +257,7 @@ fn report(ledger: &Ledger<'_>, job: &Job, run: &PlannedRun, stopped: bool) {
     let seconds = format!("{:.0}", job.started.elapsed().as_secs_f64());
     match record.status {
         SweptStatus::Finished => {
-            let ap = record.metric(Metric::Ap).map(|ap| format!("{ap:.2}"));
+            let ap = output::score(record.metric(Metric::Ap));
             let done = format!("{}/{}", ledger.finished(), ledger.records().len());
             tracing::info!(run, ap, seconds, done, "finished");
         }

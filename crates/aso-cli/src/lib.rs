@@ -2,7 +2,7 @@
 //!
 //! The library holds the whole program, so that tests run the same code; the binary calls [`main`].
 //!
-//! Exit status: 0 done, 2 bad usage, bad input or a failed run (one line on stderr says why), 130
+//! Exit status: 0 done, 2 bad usage, bad input or a failed run (one error on stderr says why), 130
 //! interrupted after everything needed to resume was saved.
 
 mod args;

@@ -43,7 +43,8 @@ pub(crate) fn comparison(left: &RunResults, right: &RunResults) -> String {
         .join("\n\n")
 }
 
-fn score(score: Option<f64>) -> String {
+/// A score with two decimals.
+pub(crate) fn score(score: Option<f64>) -> String {
     score.map_or_else(
         || "-".to_owned(),
         |score| format!("{:.2}", rounded(score, 2)),

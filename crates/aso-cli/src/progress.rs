@@ -10,6 +10,8 @@ use aso_trainer::events::{Event, Observer, Progress as Download};
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
+use crate::output;
+
 /// The terminal: where bars are drawn and log lines go.
 #[derive(Clone)]
 pub(crate) struct Terminal {
@@ -43,7 +45,7 @@ impl Terminal {
                 terminal: writer.clone(),
                 buffer: Vec::new(),
             })
-            .with_ansi(interactive)
+            .with_ansi(interactive && colours())
             .with_target(false)
             .without_time();
         // Only a second call could fail.
@@ -98,6 +100,11 @@ impl Drop for LogLine {
             let _ = io::stderr().write_all(&self.buffer);
         });
     }
+}
+
+/// Whether colours are welcome (<https://no-color.org>).
+fn colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// A flag that the first SIGINT or SIGTERM sets; the second ends the process. Whatever else sets the flag does not count.
@@ -228,7 +235,7 @@ impl Observer for Progress {
                     EvalMode::Generate => "generated",
                     EvalMode::Score => "chosen",
                 };
-                let score = format!("{score:.2}");
+                let score = output::score(Some(score));
                 tracing::info!(after, task, answers, score, "evaluated");
             }
             Event::TaskStarted {

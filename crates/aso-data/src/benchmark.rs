@@ -104,7 +104,12 @@ impl ClBenchmark {
         let is_wanted = |entry: &&ClEntry| {
             entry.dataset.to_lowercase() == wanted || entry.full_name().to_lowercase() == wanted
         };
-        let found: Vec<&ClEntry> = self.datasets.iter().filter(is_wanted).collect();
+        // Names may differ in their case alone.
+        let exact = |entry: &&ClEntry| entry.full_name() == name;
+        let found: Vec<&ClEntry> = match self.datasets.iter().find(exact) {
+            Some(entry) => vec![entry],
+            None => self.datasets.iter().filter(is_wanted).collect(),
+        };
         let entry = match found[..] {
             [entry] => entry.clone(),
             [] => {
@@ -205,13 +210,28 @@ impl TaskSource for ClDataset {
         if records.is_empty() {
             return Err(DataError::EmptyTask { path });
         }
+        // 131 of the 7600 published test records of MNLI have the label `-`: its annotators did not agree.
+        let known = Some(&self.labels[..]).filter(|_| split == Split::Train);
         let example = |(index, record): (usize, &Value)| {
             let place = || Place::Record(path.clone(), index);
             let sentence = text_field(record, "sentence", &place)?;
-            let label = label_field(record, "label", Some(&self.labels), &place)?;
+            let label = label_field(record, "label", known, &place)?;
             Ok(self.prompt.example(sentence, label))
         };
-        records.iter().enumerate().map(example).collect()
+        let examples = records.iter().enumerate().map(example);
+        let examples: Vec<Example> = examples.collect::<Result<_, DataError>>()?;
+        let mut others = examples
+            .iter()
+            .enumerate()
+            .filter(|(_, example)| !self.labels.contains(&example.target));
+        if let Some((record, Example { target, .. })) = others.next() {
+            let (records, of) = (1 + others.count(), examples.len());
+            tracing::warn!(
+                path = %path.display(), records, of,
+                "labels that are not in labels.json, first `{target}` in record {record}: no label is a right answer to these"
+            );
+        }
+        Ok(examples)
     }
 }
 
@@ -364,6 +384,22 @@ mod tests {
     }
 
     #[test]
+    fn labels_that_are_not_listed_are_evaluated_but_not_learned() {
+        let unknown = r#"[{"sentence": "s", "label": "A"}, {"sentence": "t", "label": "-"}]"#;
+        let dir = benchmark(LABELS, unknown);
+        fs::write(dir.path().join("TC/news/test.json"), unknown).unwrap();
+        let benchmark = ClBenchmark::open(dir.path()).unwrap();
+        let test = benchmark.load("news", Split::Test).unwrap();
+        assert_eq!(test[1].target, "-");
+        let message = benchmark.load("news", Split::Train).unwrap_err();
+        let message = message.to_string();
+        assert!(
+            message.contains("label `-` is not in labels.json"),
+            "{message}"
+        );
+    }
+
+    #[test]
     fn text_that_is_not_utf8() {
         let dir = benchmark(LABELS, "[]");
         let path = dir.path().join("TC/news/train.json");
@@ -430,6 +466,25 @@ mod tests {
             "{message}"
         );
         assert_eq!(open().dataset("SC/News").unwrap().entry().task, "SC");
+    }
+
+    /// Needs a file system that tells cases apart.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn names_that_differ_in_their_case_alone() {
+        let dir = benchmark(LABELS, "[]");
+        fs::create_dir_all(dir.path().join("TC/News")).unwrap();
+        fs::write(dir.path().join("TC/News/labels.json"), LABELS).unwrap();
+        let benchmark = ClBenchmark::open(dir.path()).unwrap();
+        for name in ["TC/news", "TC/News"] {
+            let found = benchmark.dataset(name).unwrap();
+            assert_eq!(format!("TC/{}", found.entry().dataset), name);
+        }
+        let message = benchmark.dataset("NEWS").unwrap_err().to_string();
+        assert!(
+            message.contains("write one of `TC/News`, `TC/news`"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -1,11 +1,9 @@
 //! From examples to token ids for a causal language model.
 
-use std::ops::Range;
-
 use crate::chat::ChatTemplate;
 use crate::encode::{
-    AnswerSet, CHUNK, EncodedExample, Limits, Seq2SeqEncoder, TextTokenizer, cannot_encode,
-    cut_sentence,
+    AnswerSet, CHUNK, EncodedExample, Limits, Seq2SeqEncoder, TextTokenizer, Truncation,
+    cannot_encode, cut_sentence,
 };
 use crate::error::DataError;
 use crate::example::Example;
@@ -17,7 +15,7 @@ use crate::example::Example;
 /// tokenised apart, so that training and generation see the same prompt ids, but the answer as it reads
 /// behind the prompt: `Answer: Sports`, with one blank where neither side has white space.
 ///
-/// A source of more than `max_source` tokens loses tokens at the end of its *sentence*, as with
+/// A source of more than `max_source` tokens loses tokens at one side of its *sentence*, as with
 /// [`Seq2SeqEncoder`]; a target of more than `max_target` is cut before its end token.
 #[derive(Debug, Clone, Copy)]
 pub struct CausalEncoder<'a> {
@@ -39,8 +37,7 @@ pub enum ExampleEncoder<'a> {
 /// A prompt as the model reads it.
 struct Rendered {
     text: String,
-    /// Bytes of the text that may be cut.
-    sentence: Range<usize>,
+    cut: Truncation,
 }
 
 impl<'a> CausalEncoder<'a> {
@@ -131,11 +128,7 @@ impl<'a> CausalEncoder<'a> {
         let mut encoded = Vec::with_capacity(examples.len());
         for (at, (prompt, source)) in prompts.iter().zip(&sources).enumerate() {
             let (source, source_removed) = self
-                .source(
-                    source.get_ids(),
-                    source.get_offsets(),
-                    prompt.sentence.clone(),
-                )
+                .source(source.get_ids(), source.get_offsets(), &prompt.cut)
                 .map_err(|fixed| DataError::InstructionTooLong {
                     task: task.to_owned(),
                     example: start + at,
@@ -204,10 +197,11 @@ impl<'a> CausalEncoder<'a> {
     fn render(&self, example: &Example) -> Result<Rendered, DataError> {
         let prompt = example.prompt();
         let sentence = example.prefix.len()..example.prefix.len() + example.sentence.len();
+        let side = example.truncation_side;
         let Some(template) = self.template else {
             return Ok(Rendered {
                 text: prompt,
-                sentence,
+                cut: Truncation { sentence, side },
             });
         };
         let text = template.render(&prompt)?;
@@ -221,9 +215,10 @@ impl<'a> CausalEncoder<'a> {
             });
         };
         let place = |byte: usize| at + byte.saturating_sub(leading).min(trimmed.len());
+        let sentence = place(sentence.start)..place(sentence.end);
         Ok(Rendered {
-            sentence: place(sentence.start)..place(sentence.end),
             text,
+            cut: Truncation { sentence, side },
         })
     }
 
@@ -232,14 +227,14 @@ impl<'a> CausalEncoder<'a> {
         &self,
         ids: &[u32],
         offsets: &[(usize, usize)],
-        sentence: Range<usize>,
+        cut: &Truncation,
     ) -> Result<(Vec<u32>, usize), usize> {
         let spelled = ids.iter().take_while(|&&id| Some(id) == self.bos).count();
         let own = usize::from(self.bos.is_some());
         let (kept, removed) = cut_sentence(
             &ids[spelled..],
             &offsets[spelled..],
-            sentence,
+            cut,
             self.limits.max_source - own,
         )
         .map_err(|fixed| fixed + own)?;

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use tokenizers::{Encoding, Tokenizer};
 
 use crate::error::DataError;
-use crate::example::Example;
+use crate::example::{Example, TruncationSide};
 use crate::records::read;
 
 /// A Hugging Face tokenizer with the ids of its special tokens.
@@ -56,7 +56,8 @@ pub struct AnswerSet {
 /// Source and target both end with the end token exactly once, whether or not the tokenizer's
 /// post-processor adds it (T5's does). No other token is added.
 ///
-/// A source of more than `max_source` tokens loses tokens at the end of its *sentence*. Prompts are
+/// A source of more than `max_source` tokens loses tokens at the end of its *sentence*, or at its beginning, as the
+/// example's [`truncation_side`](Example::truncation_side) says. Prompts are
 /// tokenised as a whole and cut afterwards, by the tokens' offsets in the text, so that what
 /// stays is tokenised as in the uncut prompt. A token that reaches over an edge of the sentence
 /// belongs to the prefix or suffix and stays. A target of more than `max_target` tokens is cut
@@ -388,8 +389,12 @@ impl<'a> Seq2SeqEncoder<'a> {
     ) -> Result<EncodedExample, DataError> {
         let start = example.prefix.len();
         let sentence = start..start + example.sentence.len();
+        let cut = Truncation {
+            sentence,
+            side: example.truncation_side,
+        };
         let (source, source_removed) = self
-            .source(source.get_ids(), source.get_offsets(), sentence)
+            .source(source.get_ids(), source.get_offsets(), &cut)
             .map_err(|fixed| DataError::InstructionTooLong {
                 task: task.to_owned(),
                 example: index,
@@ -410,14 +415,14 @@ impl<'a> Seq2SeqEncoder<'a> {
         &self,
         ids: &[u32],
         offsets: &[(usize, usize)],
-        sentence: Range<usize>,
+        cut: &Truncation,
     ) -> Result<(Vec<u32>, usize), usize> {
         let Limits {
             eos, max_source, ..
         } = self.limits;
         let ids = self.limits.without_eos(ids);
         let (mut kept, removed) =
-            cut_sentence(ids, offsets, sentence, max_source - 1).map_err(|fixed| fixed + 1)?;
+            cut_sentence(ids, offsets, cut, max_source - 1).map_err(|fixed| fixed + 1)?;
         kept.push(eos);
         Ok((kept, removed))
     }
@@ -467,13 +472,20 @@ impl Limits {
     }
 }
 
-/// Cuts a tokenised prompt to `budget` tokens by taking tokens from the end of the sentence, which spans the
-/// bytes `sentence` of the text. Gives the ids and the number of removed ones, or the number of tokens that
-/// may not be cut.
+/// What of a prompt may be cut.
+#[derive(Debug, Clone)]
+pub(crate) struct Truncation {
+    /// Bytes of the sentence.
+    pub(crate) sentence: Range<usize>,
+    pub(crate) side: TruncationSide,
+}
+
+/// Cuts a tokenised prompt to `budget` tokens by taking tokens from one side of the sentence. Gives the ids and the number of
+/// removed ones, or the number of tokens that may not be cut.
 pub(crate) fn cut_sentence(
     ids: &[u32],
     offsets: &[(usize, usize)],
-    sentence: Range<usize>,
+    Truncation { sentence, side }: &Truncation,
     budget: usize,
 ) -> Result<(Vec<u32>, usize), usize> {
     let excess = ids.len().saturating_sub(budget);
@@ -487,7 +499,11 @@ pub(crate) fn cut_sentence(
         return Err(ids.len() - inside.len());
     };
     let mut keep = vec![true; ids.len()];
-    for &index in &inside[stays..] {
+    let removed = match side {
+        TruncationSide::Right => &inside[stays..],
+        TruncationSide::Left => &inside[..excess],
+    };
+    for &index in removed {
         keep[index] = false;
     }
     let kept = ids.iter().zip(keep).filter(|&(_, keep)| keep);
@@ -626,6 +642,26 @@ mod tests {
         assert_eq!(decoded(17), "task: a answer:");
         // The blank before the sentence is its own token, made of the prefix's line feed.
         assert_eq!(decoded(16), "task:  answer:");
+    }
+
+    #[test]
+    fn truncation_may_take_the_beginning_of_the_sentence() {
+        let tokenizer = tokenizer();
+        let text = Example {
+            truncation_side: TruncationSide::Left,
+            ..example("task:\n", "abcdef the xyz ", "\nanswer:")
+        };
+        let decoded = |max| {
+            let encoder = Seq2SeqEncoder::new(&tokenizer, max, 8).unwrap();
+            let encoded = encoder.encode("t", &text).unwrap();
+            assert_eq!(encoded.source.len(), max.min(27));
+            assert_eq!(encoded.source_removed, 27 - max.min(27));
+            tokenizer.decode(&encoded.source).unwrap()
+        };
+        assert_eq!(decoded(27), "task: abcdef the xyz answer:");
+        assert_eq!(decoded(25), "task: cdef the xyz answer:");
+        // The blank of the prefix's line feed stays, and that before the word.
+        assert_eq!(decoded(20), "task:  xyz answer:");
     }
 
     #[test]

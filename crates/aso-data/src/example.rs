@@ -21,6 +21,18 @@ pub struct Example {
     pub target: String,
     /// Further answers that are as right as `target`; nothing is learned from them.
     pub alternatives: Vec<String>,
+    /// Where the sentence loses tokens when the prompt is too long.
+    pub truncation_side: TruncationSide,
+}
+
+/// The end of a sentence that is cut, in the words of Hugging Face's tokenizers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum TruncationSide {
+    /// The sentence loses its last tokens.
+    #[default]
+    Right,
+    /// The sentence loses its first tokens, for prompts whose end matters most, such as code to complete.
+    Left,
 }
 
 /// The part of a task's data that an example belongs to.

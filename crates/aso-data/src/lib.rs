@@ -94,7 +94,7 @@ pub use collate::{IGNORED_LABEL, PaddedBatch, collate_causal, collate_prompts, c
 pub use dev_cut::DevFromTrain;
 pub use encode::{AnswerSet, EncodedExample, Seq2SeqEncoder, TextTokenizer};
 pub use error::{DataError, Place, RecordProblem};
-pub use example::{Example, Split};
+pub use example::{Example, Split, TruncationSide};
 pub use jsonl::{JsonlLibrary, JsonlTask};
 pub use library::{Layout, open_library};
 pub use metric::{Metric, edit_similarity, exact_match, normalize_answer, rouge_l, sari};

@@ -23,22 +23,37 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// The layout of `dir`, by what lies in it: the CL benchmark if its `instruction_config.json` is there,
-    /// TRACE if a task's file holds a list and Super-NaturalInstructions if it holds an object, else JSONL.
-    pub fn of(dir: &Path) -> Self {
+    /// The layout of `dir`, by what lies in it: the CL benchmark if its `instruction_config.json` is there, JSONL if there are
+    /// such files, TRACE if a task's file holds a list and Super-NaturalInstructions if it holds an object.
+    ///
+    /// # Errors
+    /// If the directory is unreadable or holds none of the layouts.
+    pub fn of(dir: &Path) -> Result<Self, DataError> {
         if instruction_file(dir).is_file() {
-            return Self::ClBenchmark;
+            return Ok(Self::ClBenchmark);
         }
-        if JsonlLibrary::open(dir).is_ok() {
-            return Self::Jsonl;
-        }
-        let Ok(library) = SuperNiLibrary::open(dir) else {
-            return Self::Jsonl;
+        let missing = match JsonlLibrary::open(dir) {
+            Ok(_) => return Ok(Self::Jsonl),
+            Err(error) => error,
         };
-        match library.first_byte() {
-            Some(b'[') => Self::Trace,
-            _ => Self::SuperNi,
+        if let Ok(library) = SuperNiLibrary::open(dir) {
+            match library.first_byte() {
+                // Lists two folders deep may also be a benchmark without its instructions.
+                Some(b'[') if TraceLibrary::open(dir).is_ok() => return Ok(Self::Trace),
+                Some(b'[') => {}
+                _ => return Ok(Self::SuperNi),
+            }
         }
+        Err(match missing {
+            DataError::Layout { path, .. } if dir.is_dir() => DataError::Layout {
+                path,
+                problem: format!(
+                    "neither the CL benchmark ({INSTRUCTION_FILE} and TASK/DATASET/train.json) nor TRACE or \
+                     Super-NaturalInstructions (TASK/train.json) nor JSONL tasks (NAME/train.jsonl)"
+                ),
+            },
+            other => other,
+        })
     }
 }
 
@@ -48,28 +63,12 @@ impl Layout {
 /// If the directory is unreadable or holds none of the layouts.
 pub fn open_library(dir: impl AsRef<Path>) -> Result<Box<dyn TaskLibrary>, DataError> {
     let dir = dir.as_ref();
-    match Layout::of(dir) {
-        Layout::ClBenchmark => return Ok(Box::new(ClBenchmark::open(dir)?)),
-        Layout::SuperNi => return Ok(Box::new(SuperNiLibrary::open(dir)?)),
-        // Lists two folders deep may also be a benchmark without its instructions.
-        Layout::Trace => {
-            if let Ok(library) = TraceLibrary::open(dir) {
-                return Ok(Box::new(library));
-            }
-        }
-        Layout::Jsonl => {}
-    }
-    match JsonlLibrary::open(dir) {
-        Err(missing @ DataError::Layout { .. }) if !dir.is_dir() => Err(missing),
-        Err(DataError::Layout { path, .. }) => Err(DataError::Layout {
-            path,
-            problem: format!(
-                "neither the CL benchmark ({INSTRUCTION_FILE} and TASK/DATASET/train.json) nor TRACE or \
-                 Super-NaturalInstructions (TASK/train.json) nor JSONL tasks (NAME/train.jsonl)"
-            ),
-        }),
-        opened => Ok(Box::new(opened?)),
-    }
+    Ok(match Layout::of(dir)? {
+        Layout::ClBenchmark => Box::new(ClBenchmark::open(dir)?),
+        Layout::Jsonl => Box::new(JsonlLibrary::open(dir)?),
+        Layout::Trace => Box::new(TraceLibrary::open(dir)?),
+        Layout::SuperNi => Box::new(SuperNiLibrary::open(dir)?),
+    })
 }
 
 #[cfg(test)]
@@ -83,15 +82,14 @@ mod tests {
             let path = dir.path().join(file);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
-            let names = open_library(dir.path()).map(|library| library.names());
-            (Layout::of(dir.path()), names.unwrap_or_default())
+            let names = open_library(dir.path()).unwrap().names();
+            (Layout::of(dir.path()).unwrap(), names)
         };
         let found = |layout, name: &str| (layout, vec![name.to_owned()]);
         assert_eq!(layout("a/train.jsonl", ""), found(Layout::Jsonl, "a"));
         assert_eq!(layout("a/train.json", " [{}]"), found(Layout::Trace, "a"));
         assert_eq!(layout("a/test.json", "\n{}"), found(Layout::SuperNi, "a"));
         assert_eq!(layout("task1.json", "{}"), found(Layout::SuperNi, "task1"));
-        assert_eq!(layout("x.txt", "").0, Layout::Jsonl);
     }
 
     #[test]
@@ -100,6 +98,11 @@ mod tests {
         let message = open_library(dir.path()).unwrap_err().to_string();
         assert!(message.contains("neither the CL benchmark"), "{message}");
         assert!(message.contains("docs/data-layout.md"), "{message}");
+        // A benchmark whose instructions are missing is not TRACE.
+        std::fs::create_dir_all(dir.path().join("TC/agnews")).unwrap();
+        std::fs::write(dir.path().join("TC/agnews/train.json"), "[]").unwrap();
+        let message = open_library(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("neither the CL benchmark"), "{message}");
         let missing = open_library(dir.path().join("none")).unwrap_err();
         assert!(matches!(missing, DataError::Layout { .. }), "{missing}");
         assert!(missing.to_string().contains("no such folder"), "{missing}");

@@ -14,7 +14,7 @@ use crate::error::{DataError, Place, RecordProblem};
 use crate::example::{Example, Split};
 use crate::metric::Metric;
 use crate::records::{
-    find_named, json_files, json_type, label_field, read, read_value, subdirectories, text_field,
+    find_named, json_files, json_type, read, read_labels, read_value, subdirectories, text_field,
 };
 use crate::task::{TaskLibrary, TaskSource};
 
@@ -38,6 +38,7 @@ pub struct SuperNiTask {
     name: String,
     path: PathBuf,
     long: bool,
+    labels: Option<Vec<String>>,
 }
 
 impl SuperNiLibrary {
@@ -111,6 +112,10 @@ impl TaskLibrary for SuperNiLibrary {
             name: name.clone(),
             path: path.clone(),
             long: group.is_some_and(|group| group == LONG_SEQUENCE),
+            labels: match path.join("labels.json") {
+                file if file.is_file() => Some(read_labels(&file)?),
+                _ => None,
+            },
         }))
     }
 }
@@ -121,7 +126,7 @@ impl TaskSource for SuperNiTask {
     }
 
     fn labels(&self) -> Option<&[String]> {
-        None
+        self.labels.as_deref()
     }
 
     fn metric(&self) -> Metric {
@@ -156,7 +161,7 @@ impl SuperNiTask {
         let place = || Place::File(path.to_owned());
         let definition = match value.get("Definition") {
             // The published files wrap it in a list.
-            Some(Value::Array(list)) => list.first().and_then(Value::as_str),
+            Some(Value::Array(list)) => list.first().map_or(Some(""), Value::as_str),
             Some(Value::String(text)) => Some(text.as_str()),
             _ => None,
         };
@@ -200,6 +205,7 @@ impl SuperNiTask {
                 suffix: "\nOutput:".to_owned(),
                 target,
                 alternatives,
+                ..Example::default()
             })
         };
         instances.iter().enumerate().map(example).collect()
@@ -217,12 +223,12 @@ impl SuperNiTask {
     }
 }
 
-/// The right answers, a string or a list of them: the first, and the others.
+/// The right answers, a string or a list of them: the first, and the others. Some published ones are empty.
 fn outputs(
     instance: &Value,
     place: &dyn Fn() -> Place,
 ) -> Result<(String, Vec<String>), DataError> {
-    let text = |instance: &Value| label_field(instance, "output", None, place);
+    let text = |instance: &Value| text_field(instance, "output", place);
     match instance.get("output") {
         Some(Value::Array(list)) => {
             let one = |output: &Value| text(&serde_json::json!({ "output": output }));
@@ -323,6 +329,22 @@ mod tests {
         assert_eq!(inputs(Split::Test), ["0", "1", "2", "3"]);
         assert_eq!(inputs(Split::Dev), ["4", "5", "6", "7"]);
         assert_eq!(inputs(Split::Train).len(), 32);
+    }
+
+    #[test]
+    fn empty_answers_and_definitions_are_read() {
+        let task = r#"{"Definition": [], "Instances": [{"input": "x", "output": ["", "y"]}, {"input": "z", "output": ""}]}"#;
+        let dir = write(&[
+            ("Long_Sequence/yelp/train.json", task),
+            ("Long_Sequence/yelp/labels.json", r#"["good", "bad"]"#),
+        ]);
+        let library = SuperNiLibrary::open(dir.path()).unwrap();
+        let task = library.task("yelp").unwrap();
+        assert_eq!(task.labels().unwrap(), ["good", "bad"]);
+        let train = task.load(Split::Train).unwrap();
+        assert_eq!(train[0].prompt(), "x\nOutput:");
+        let answers: Vec<Vec<&str>> = train.iter().map(|one| one.answers().collect()).collect();
+        assert_eq!(answers, [vec!["", "y"], vec![""]]);
     }
 
     #[rstest::rstest]

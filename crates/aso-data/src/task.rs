@@ -105,7 +105,22 @@ impl TaskData {
     /// # Errors
     /// Those of [`TaskSource::load`].
     pub fn load(source: &dyn TaskSource, caps: &ExampleCaps) -> Result<Self, DataError> {
-        let read = |split| Ok(caps.apply(source.name(), split, source.load(split)?));
+        Self::load_splits(source, caps, &Split::ALL)
+    }
+
+    /// Reads some splits of a task and caps them; the others are empty and need not be there.
+    ///
+    /// # Errors
+    /// Those of [`TaskSource::load`].
+    pub fn load_splits(
+        source: &dyn TaskSource,
+        caps: &ExampleCaps,
+        splits: &[Split],
+    ) -> Result<Self, DataError> {
+        let read = |split| match splits.contains(&split) {
+            true => Ok(caps.apply(source.name(), split, source.load(split)?)),
+            false => Ok(Vec::new()),
+        };
         let data = Self {
             name: source.name().to_owned(),
             labels: source.labels().map(<[String]>::to_vec),

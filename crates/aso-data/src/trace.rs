@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::error::{DataError, Place};
-use crate::example::{Example, Split};
+use crate::example::{Example, Split, TruncationSide};
 use crate::metric::Metric;
 use crate::records::{find_named, label_field, open_folders, read_list, text_field};
 use crate::task::{TaskLibrary, TaskSource};
@@ -107,7 +107,7 @@ impl TaskSource for TraceTask {
 }
 
 /// Keeps what a prompt must not lose when it is cut: the instruction in its first line, and a last line that
-/// asks for the answer, such as `Stance:`.
+/// asks for the answer, such as `Stance:`. Of the rest the end stays, as in TRACE: the code that Py150 asks to go on with.
 fn split_prompt(prompt: &str, target: String) -> Example {
     let body = prompt.trim_end();
     let cue = body.rfind('\n').filter(|_| body.ends_with([':', '：']));
@@ -118,6 +118,7 @@ fn split_prompt(prompt: &str, target: String) -> Example {
         sentence: sentence.to_owned(),
         suffix: suffix.to_owned(),
         target,
+        truncation_side: TruncationSide::Left,
         ..Example::default()
     }
 }
@@ -156,6 +157,7 @@ mod tests {
         assert_eq!(train[0].sentence, "Text:\nRates rise.\nMore.");
         assert_eq!(train[0].suffix, "\nStance:\n");
         assert_eq!(train[0].target, "hawkish");
+        assert_eq!(train[0].truncation_side, TruncationSide::Left);
         let dev = task.load(Split::Dev).unwrap();
         assert_eq!(
             (dev[0].sentence.as_str(), dev[0].suffix.as_str()),

@@ -38,8 +38,9 @@ struct Scalars {
 struct Scalar {
     #[prost(string, tag = "1")]
     tag: String,
-    #[prost(float, tag = "2")]
-    simple_value: f32,
+    /// One of several kinds of values in TensorFlow's definition, so a 0 must be written.
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
 }
 
 /// TensorBoard takes every file whose name holds `tfevents`. One name, so that a later file takes the place of this one.
@@ -124,7 +125,7 @@ fn scalars(
     step: usize,
 ) {
     let values = values.into_iter().filter_map(|(tag, value)| {
-        let simple_value = value? as f32;
+        let simple_value = Some(value? as f32);
         Some(Scalar { tag, simple_value })
     });
     let value: Vec<Scalar> = values.collect();
@@ -196,6 +197,19 @@ mod tests {
         assert_eq!(hex, format!("1800000000000000a37f4b22{data}2a28646c"));
     }
 
+    // Event(wall_time=1.5, step=3, summary=Summary(value=[Summary.Value(tag='x', simple_value=0.0)])), encoded by hand: a
+    // member of a oneof is written also where it is 0.
+    #[test]
+    fn zeros_are_values() {
+        let mut bytes = Vec::new();
+        scalars(&mut bytes, [("x".to_owned(), Some(0.0))], 1.5, 3);
+        let hex: String = bytes[12..bytes.len() - 4]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(hex, "09000000000000f83f10032a0a0a080a01781500000000");
+    }
+
     #[test]
     fn everything_is_there() {
         let dir = tempfile::tempdir().unwrap();
@@ -222,7 +236,7 @@ mod tests {
         let value = |event: &Event, tag: &str| {
             let values = &event.summary.as_ref().unwrap().value;
             let value = values.iter().find(|value| value.tag == tag);
-            value.map(|value| value.simple_value)
+            value.and_then(|value| value.simple_value)
         };
         let steps: Vec<i64> = events.iter().map(|event| event.step).collect();
         assert_eq!(steps, [0, 0, 0, 1, 2, 2, 3, 3]);

@@ -97,7 +97,7 @@ pub(crate) fn task_digest(
     trained: bool,
 ) -> Result<String, TrainerError> {
     let source = library.task(name)?;
-    let loaded = TaskData::load(source.as_ref(), &caps(config))?;
+    let loaded = load(source.as_ref(), config, trained)?;
     Ok(digest(source.as_ref(), &loaded, config, trained)?)
 }
 
@@ -133,12 +133,16 @@ fn digest(
     Ok(format!("sha256:{}", hex(&hasher.finalize())))
 }
 
-fn caps(config: &RunConfig) -> ExampleCaps {
-    ExampleCaps {
+/// What a run with `config` reads of a task, capped.
+fn load(source: &dyn TaskSource, config: &RunConfig, trained: bool) -> Result<TaskData, DataError> {
+    let caps = ExampleCaps {
         max_train: config.data.max_train,
         max_eval: config.data.max_eval,
         seed: config.seed,
-    }
+    };
+    let evaluated = evaluated_split(config);
+    let splits = [evaluated, Split::Train];
+    TaskData::load_splits(source, &caps, if trained { &splits } else { &splits[..1] })
 }
 
 fn evaluated_split(config: &RunConfig) -> Split {
@@ -298,7 +302,7 @@ impl Task {
     ) -> Result<Self, TrainerError> {
         let data = &config.data;
         let source = library.task(name)?;
-        let loaded = TaskData::load(source.as_ref(), &caps(config))?;
+        let loaded = load(source.as_ref(), config, trained)?;
         let split = evaluated_split(config);
         let evaluated = not_empty(loaded.split(split), name, split, EVAL_SPLIT)?;
         let limits = (data.max_source, data.max_target);

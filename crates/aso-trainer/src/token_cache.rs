@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use aso_data::{DataError, EncodedExample, Example};
+use aso_data::{DataError, EncodedExample, Example, TruncationSide};
 use sha2::{Digest, Sha256};
 
 use crate::codec::TextCodec;
@@ -96,10 +96,12 @@ fn key(fingerprint: &[u8], limits: (usize, usize), examples: &[Example]) -> [u8;
             target,
             // They are compared as text.
             alternatives: _,
+            truncation_side,
         } = example;
         for text in [prefix, sentence, suffix, target] {
             update_text(&mut hasher, text);
         }
+        hasher.update([u8::from(*truncation_side == TruncationSide::Left)]);
     }
     hasher.finalize().into()
 }

@@ -28,12 +28,13 @@ impl From<&OrderPreset> for Order {
 pub(crate) fn run(args: &OrdersArgs) -> anyhow::Result<ExitCode> {
     let orders: Vec<Order> = match (&args.configs, &args.order) {
         (Some(dir), _) => vec![Order {
-            name: dir
+            tasks: aso_data::task_files_order(dir)?,
+            // `.` has no name of its own.
+            name: std::fs::canonicalize(dir)?
                 .file_name()
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned(),
-            tasks: aso_data::task_files_order(dir)?,
             source: dir.display().to_string(),
         }],
         (None, Some(name)) => vec![OrderPreset::find(name)?.into()],

@@ -128,7 +128,7 @@ impl Source {
         }
         if let Some(data) = data {
             config.data.path = Some(data.to_owned());
-            config.data.format = match Layout::of(data) {
+            config.data.format = match Layout::of(data)? {
                 Layout::ClBenchmark => DataFormat::ClBenchmark,
                 Layout::Jsonl => DataFormat::Jsonl,
                 Layout::Trace => DataFormat::Trace,

@@ -197,7 +197,7 @@ fn legend_height(keys: &[Key], width: f64) -> f64 {
 fn legend_places(keys: &[Key], width: f64) -> Vec<(f64, f64)> {
     let (mut x, mut y) = (0.0, 0.0);
     let place = |key: &Key| {
-        let needed = 34.0 + text_width(&key.label, LABEL);
+        let needed = 34.0 + text_width(&cut(&key.label, LABEL, width - 34.0), LABEL);
         if x > 0.0 && x + needed > width {
             (x, y) = (0.0, y + 18.0);
         }
@@ -226,7 +226,8 @@ fn draw_legend(area: &Area<'_>, keys: &[Key], (left, top): (f64, f64), width: f6
             ];
             area.draw(&Rectangle::new(corners, fill(key.ink, 1.0)))?;
         }
-        write(area, &key.label, &style, (x + 22.0, middle))?;
+        let label = cut(&key.label, LABEL, width - 34.0);
+        write(area, &label, &style, (x + 22.0, middle))?;
     }
     Ok(())
 }
@@ -273,8 +274,12 @@ pub(crate) fn slug(text: &str) -> String {
     let parts = text
         .split('-')
         .filter(|part| part.chars().any(|c| c != '.'));
-    parts.collect::<Vec<_>>().join("-")
+    let slug = parts.collect::<Vec<_>>().join("-");
+    slug.chars().take(LONGEST_SLUG).collect()
 }
+
+/// Characters of a slug at most: file systems take 255 bytes, and numbers that tell equal ones apart come behind it.
+const LONGEST_SLUG: usize = 60;
 
 #[cfg(test)]
 mod tests {
@@ -335,5 +340,13 @@ mod tests {
         assert_eq!(legend_height(&keys, 1000.0), 22.0);
         assert_eq!(legend_height(&keys, 100.0), 58.0);
         assert_eq!(legend_height(&[], 100.0), 0.0);
+        // A label wider than the figure takes one line, and is cut there.
+        let long = key(&"x".repeat(300));
+        assert_eq!(legend_height(&[long], 100.0), 22.0);
+    }
+
+    #[test]
+    fn slugs_of_long_names_are_cut() {
+        assert_eq!(slug(&"x".repeat(300)).len(), LONGEST_SLUG);
     }
 }

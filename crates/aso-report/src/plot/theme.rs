@@ -5,7 +5,7 @@ use std::fmt::Write;
 use plotters::style::RGBColor;
 
 /// Colours of groups before dashes tell further ones apart.
-pub(crate) const SERIES: usize = 12;
+pub(crate) const SERIES: usize = 8;
 
 /// Levels of a heat map's colour at which the colour of the text on it is chosen.
 const LEVELS: usize = 10;
@@ -40,20 +40,17 @@ struct Shade {
     dark: &'static str,
 }
 
-// Each contrasts at least 4.5 to 1 (WCAG 2, AA) with the page; neighbours differ in hue and in lightness.
+// Each contrasts at least 4.5 to 1 (WCAG 2, AA) with the page, and every two differ by at least 20 in CIE 1976 L*a*b*, also for
+// the two common kinds of colour blindness. More than this many do not.
 const SERIES_SHADES: [(&str, &str); SERIES] = [
-    ("#2a6fbb", "#6ba8f0"),
-    ("#c05208", "#f0914a"),
-    ("#278347", "#5cc183"),
-    ("#7d4fb8", "#b493ec"),
-    ("#c23b4a", "#ef7a85"),
-    ("#0c8186", "#4cc0c4"),
-    ("#8a6236", "#cda274"),
-    ("#b83d86", "#ea82bd"),
-    ("#6a7000", "#bdc24e"),
-    ("#5a687b", "#a3b3c9"),
-    ("#3f45a6", "#9ea4f7"),
-    ("#7c2d2d", "#d99c9c"),
+    ("#3068b0", "#70a0e8"),
+    ("#583800", "#f8c058"),
+    ("#308048", "#b8e8c0"),
+    ("#681030", "#e06878"),
+    ("#807808", "#908830"),
+    ("#502860", "#a870a0"),
+    ("#288080", "#20f0f0"),
+    ("#1838a8", "#5880f8"),
 ];
 
 // Opacities, in tenths, from which white (light page) or black (dark page) is the better text colour on a cell.
@@ -175,6 +172,97 @@ pub(crate) fn declarations(dark: bool) -> String {
 mod tests {
     use super::*;
 
+    /// Red, green and blue, from 0 to 255.
+    fn rgb(hex: &str) -> [f64; 3] {
+        [1, 3, 5].map(|at| f64::from(u8::from_str_radix(&hex[at..at + 2], 16).unwrap()))
+    }
+
+    /// The linear intensity of an sRGB channel.
+    fn linear(value: f64) -> f64 {
+        let value = value / 255.0;
+        if value <= 0.04045 {
+            value / 12.92
+        } else {
+            ((value + 0.055) / 1.055).powf(2.4)
+        }
+    }
+
+    type Matrix = [[f64; 3]; 3];
+
+    fn apply(matrix: &Matrix, vector: [f64; 3]) -> [f64; 3] {
+        matrix.map(|row| row.iter().zip(vector).map(|(a, b)| a * b).sum())
+    }
+
+    /// CIE 1976 L*a*b* of linear intensities, white D65.
+    fn lab(linear: [f64; 3]) -> [f64; 3] {
+        const XYZ: Matrix = [
+            [0.4124, 0.3576, 0.1805],
+            [0.2126, 0.7152, 0.0722],
+            [0.0193, 0.1192, 0.9505],
+        ];
+        let [x, y, z] = apply(&XYZ, linear.map(|value| value.clamp(0.0, 1.0)));
+        let root = |value: f64| {
+            let knee = 6.0 / 29.0_f64;
+            if value > knee.powi(3) {
+                value.cbrt()
+            } else {
+                value / (3.0 * knee * knee) + 4.0 / 29.0
+            }
+        };
+        let (x, y, z) = (root(x / 0.95047), root(y), root(z / 1.08883));
+        [116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)]
+    }
+
+    // What is seen without one kind of cone: Machado, Oliveira and Fernandes, "A Physiologically-based Model for Simulation of
+    // Color Vision Deficiency", IEEE TVCG 2009, severity 1.
+    const SIGHTS: [(&str, Matrix); 3] = [
+        (
+            "all cones",
+            [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+        ),
+        (
+            "protanopia",
+            [
+                [0.152286, 1.052583, -0.204868],
+                [0.114503, 0.786281, 0.099216],
+                [-0.003882, -0.048116, 1.051998],
+            ],
+        ),
+        (
+            "deuteranopia",
+            [
+                [0.367322, 0.860646, -0.227968],
+                [0.280085, 0.672501, 0.047413],
+                [-0.011820, 0.042940, 0.968881],
+            ],
+        ),
+    ];
+
+    #[test]
+    fn groups_differ_for_the_colour_blind() {
+        for (dark, (sight, matrix)) in [false, true]
+            .into_iter()
+            .flat_map(|dark| SIGHTS.map(|sight| (dark, sight)))
+        {
+            let seen = SERIES_SHADES.map(|(light, other)| {
+                let shade = if dark { other } else { light };
+                lab(apply(&matrix, rgb(shade).map(linear)))
+            });
+            for (one, other) in (0..SERIES).flat_map(|one| (0..one).map(move |other| (one, other)))
+            {
+                let squares = seen[one]
+                    .iter()
+                    .zip(seen[other])
+                    .map(|(a, b)| (a - b).powi(2));
+                let distance = squares.sum::<f64>().sqrt();
+                assert!(
+                    distance >= 20.0,
+                    "{one} and {other} differ by {distance:.1}, {sight}, dark {dark}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn every_ink_has_its_own_placeholder_and_variable() {
         let inks = Ink::all();
@@ -194,27 +282,16 @@ mod tests {
         assert_eq!(page, "<rect fill=\"var(--series-1)\" stroke=\"none\"/>");
         assert_eq!(
             with_colors(&svg),
-            "<rect fill=\"#c05208\" stroke=\"none\"/>"
+            "<rect fill=\"#583800\" stroke=\"none\"/>"
         );
-        assert!(declarations(true).contains("--series-1:#f0914a;"));
+        assert!(declarations(true).contains("--series-1:#f8c058;"));
     }
 
     /// WCAG 2: text on every cell, and every group's colour on the page, in both surroundings.
     #[test]
     fn contrast() {
-        let channel = |value: f64| {
-            let value = value / 255.0;
-            if value <= 0.03928 {
-                value / 12.92
-            } else {
-                ((value + 0.055) / 1.055).powf(2.4)
-            }
-        };
-        let rgb = |hex: &str| {
-            [1, 3, 5].map(|at| f64::from(u8::from_str_radix(&hex[at..at + 2], 16).unwrap()))
-        };
         let luminance =
-            |[r, g, b]: [f64; 3]| 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+            |[r, g, b]: [f64; 3]| 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
         let ratio = |a: [f64; 3], b: [f64; 3]| {
             let (a, b) = (luminance(a) + 0.05, luminance(b) + 0.05);
             if a > b { a / b } else { b / a }

@@ -490,6 +490,12 @@ impl Sweep {
                     }
                 },
             };
+            if let Some((twin, _)) = self.orders.iter().find(|(_, other)| **other == tasks) {
+                let expected = format!(
+                    "another sequence than that of order \"{twin}\", whose runs would be the same"
+                );
+                return Err(self.invalid(&place, &expected, tasks.join(", ")));
+            }
             self.orders.insert(name.clone(), tasks);
         }
         let known: Vec<&str> = file.orders.keys().map(String::as_str).collect();
@@ -710,6 +716,23 @@ orders = ["short"]
         let message = result.unwrap_err().to_string();
         let at = message.find("sweep.toml").unwrap_or(0);
         message[at..].to_owned()
+    }
+
+    #[test]
+    fn an_order_has_one_name() {
+        let back = r#"back = ["sentiment-reviews", "topic-news"]"#;
+        let twice = SWEEP.replace(
+            back,
+            &back.replace(
+                "sentiment-reviews\", \"topic-news",
+                "topic-news\", \"sentiment-reviews",
+            ),
+        );
+        let message = message(load(&twice));
+        assert!(
+            message.contains("another sequence than that of order \"back\""),
+            "{message}"
+        );
     }
 
     #[test]
