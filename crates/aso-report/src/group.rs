@@ -110,7 +110,7 @@ pub fn read_streams(sources: &[RunSource]) -> Result<Vec<Stream>, ReportError> {
         let failed: Vec<_> = failed.map(|(run, _)| run.display().to_string()).collect();
         tracing::warn!(
             unfinished = left.len(),
-            failed = failed.join(", "),
+            failed = (!failed.is_empty()).then(|| failed.join(", ")),
             "a sweep has not finished all of its runs: means are over those that it has"
         );
     }

@@ -75,20 +75,28 @@ struct Card {
 struct Entry {
     label: String,
     color: String,
-    dashed: bool,
+    /// A class of the style sheet.
+    pattern: &'static str,
 }
 
-/// Figures as SVG, ready to be put into the page.
+/// A figure as SVG, ready to be put into the page.
+#[derive(Serialize)]
+struct Drawing {
+    title: String,
+    svg: Value,
+}
+
+/// The figures of one sequence of tasks.
 #[derive(Serialize)]
 struct Figures {
-    differences: Option<Value>,
-    matrices: Vec<Value>,
-    over_time: Vec<Value>,
-    forgetting: Option<Value>,
-    weights: Vec<Value>,
-    blocks: Vec<Value>,
-    tasks: Vec<Value>,
-    loss: Option<Value>,
+    differences: Option<Drawing>,
+    matrices: Vec<Drawing>,
+    over_time: Vec<Drawing>,
+    forgetting: Option<Drawing>,
+    weights: Vec<Drawing>,
+    blocks: Vec<Drawing>,
+    tasks: Vec<Drawing>,
+    loss: Option<Drawing>,
 }
 
 /// The configurations.
@@ -209,7 +217,7 @@ fn entry(group: &Group) -> Entry {
     Entry {
         label: group.label.clone(),
         color: color(group),
-        dashed: group.number / theme::SERIES % 2 == 1,
+        pattern: theme::Pattern::series(group.number).class(),
     }
 }
 
@@ -248,8 +256,8 @@ fn cards(stream: &Stream, summary: &StreamSummary) -> Vec<Card> {
 }
 
 fn inline(figures: StreamFigures) -> Figures {
-    let one = |figure: Option<Figure>| figure.map(|figure| svg(&figure));
-    let many = |figures: Vec<Figure>| figures.iter().map(svg).collect();
+    let one = |figure: Option<Figure>| figure.as_ref().map(drawing);
+    let many = |figures: Vec<Figure>| figures.iter().map(drawing).collect();
     Figures {
         differences: one(figures.differences),
         matrices: many(figures.matrices),
@@ -262,8 +270,11 @@ fn inline(figures: StreamFigures) -> Figures {
     }
 }
 
-fn svg(figure: &Figure) -> Value {
-    Value::from_safe_string(figure.inline())
+fn drawing(figure: &Figure) -> Drawing {
+    Drawing {
+        title: figure.title.clone(),
+        svg: Value::from_safe_string(figure.inline()),
+    }
 }
 
 fn settings(stream: &Stream) -> Settings {

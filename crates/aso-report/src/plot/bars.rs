@@ -3,10 +3,10 @@
 use plotters::prelude::{Circle, PathElement, Rectangle};
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::theme::Ink;
+use super::theme::{Ink, Pattern};
 use super::{
-    Area, Drawn, Figure, Key, LABEL, cut, draw_legend, fill, legend_height, number, pixels, stroke,
-    text, text_width, ticks, write,
+    Area, Drawn, Figure, Key, LABEL, cut, draw_legend, fill, legend_height, number, outline,
+    pixels, stroke, text, text_width, ticks, write,
 };
 use crate::ReportError;
 use crate::statistics::Interval;
@@ -82,6 +82,7 @@ impl Layout {
 /// One bar of a row.
 pub(super) struct Bar {
     pub(super) ink: Ink,
+    pub(super) pattern: Pattern,
     pub(super) value: f64,
     /// Half the length of the whisker.
     pub(super) spread: Option<f64>,
@@ -124,7 +125,11 @@ impl BarChart {
                         (pixels(from), pixels(upper + 0.5)),
                         (pixels(to.max(from + 1.0)), pixels(upper + BAR - 0.5)),
                     ];
-                    area.draw(&Rectangle::new(corners, fill(bar.ink, 1.0)))?;
+                    let opacity = bar.pattern.opacity();
+                    area.draw(&Rectangle::new(corners, fill(bar.ink, opacity)))?;
+                    if bar.pattern != Pattern::Solid {
+                        area.draw(&outline(corners, stroke(bar.ink, 1.0, 1.0)))?;
+                    }
                     if let Some(spread) = bar.spread {
                         let middle = pixels(upper + BAR / 2.0);
                         let from = pixels(layout.x(bar.value - spread));

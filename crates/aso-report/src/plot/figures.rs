@@ -7,7 +7,7 @@ use aso_trainer::metrics::{Metric, Spread};
 use super::bars::{Bar, BarChart, IntervalChart, IntervalRow};
 use super::heat_map::HeatMap;
 use super::lines::{Axis, Band, Line, LineChart, Section, pieces};
-use super::theme::{Ink, SERIES};
+use super::theme::{Ink, Pattern};
 use super::{Figure, Key, slug, ticks};
 use crate::ReportError;
 use crate::group::{Group, Stream};
@@ -100,9 +100,9 @@ struct Plot<'a> {
     legend: bool,
 }
 
-/// The colour and the dashes of a group.
-fn look(group: &Group) -> (Ink, bool) {
-    (Ink::series(group.number), group.number / SERIES % 2 == 1)
+/// The colour and the pattern of a group.
+fn look(group: &Group) -> (Ink, Pattern) {
+    (Ink::series(group.number), Pattern::series(group.number))
 }
 
 impl Plot<'_> {
@@ -118,9 +118,13 @@ impl Plot<'_> {
 
     fn keys(&self) -> Vec<Key> {
         let key = |group: &Group| {
-            let (ink, dashed) = look(group);
+            let (ink, pattern) = look(group);
             let label = group.label.clone();
-            Key { label, ink, dashed }
+            Key {
+                label,
+                ink,
+                pattern,
+            }
         };
         let groups = self.stream.groups.iter().filter(|_| self.legend);
         groups.map(key).collect()
@@ -159,7 +163,9 @@ impl Plot<'_> {
             rows,
             full: 100.0,
             decimals: usize::from(tasks.len() <= 8),
+            // One that learns all tasks at once has one row only.
             outlined: (0..tasks.len())
+                .filter(|task| summary.accuracy[*task][*task].is_some())
                 .map(|task| (task + skipped, task))
                 .collect(),
         }
@@ -211,10 +217,10 @@ impl Plot<'_> {
     }
 
     fn line(&self, group: &Group, pieces: Vec<Vec<(f64, f64)>>) -> Line {
-        let (ink, dashed) = look(group);
+        let (ink, pattern) = look(group);
         Line {
             ink,
-            dashed,
+            pattern,
             width: 2.0,
             opacity: 1.0,
             dots: self.stream.tasks.len() <= 8,
@@ -272,8 +278,10 @@ impl Plot<'_> {
     fn forgetting(&self) -> Result<Option<Figure>, ReportError> {
         let bar = |(group, summary): (&Group, &GroupSummary), task: usize| {
             let value = summary.forgetting_by_task[task]?;
+            let (ink, pattern) = look(group);
             Some(Bar {
-                ink: look(group).0,
+                ink,
+                pattern,
                 value: value.mean,
                 spread: value.sd,
             })
@@ -362,17 +370,23 @@ impl Plot<'_> {
         };
         let mut lines = Vec::new();
         let look = look(group).0;
-        lines.extend(traces(group, &steps, Ink::Muted, true, similarity));
-        lines.extend(traces(group, &steps, look, false, weight));
+        lines.extend(traces(
+            group,
+            &steps,
+            Ink::Muted,
+            Pattern::Dashed,
+            similarity,
+        ));
+        lines.extend(traces(group, &steps, look, Pattern::Solid, weight));
         let ends = lines.iter().flat_map(|line| line.pieces.iter().flatten());
         let (low, high) = ends.fold((0.0_f64, 1.0_f64), |(low, high), (_, y)| {
             (low.min(y - 0.02), high.max(*y))
         });
         let low = if low < -0.02 { low } else { 0.0 };
-        let key = |label: &str, ink, dashed| Key {
+        let key = |label: &str, ink, pattern| Key {
             label: label.to_owned(),
             ink,
-            dashed,
+            pattern,
         };
         let chart = LineChart {
             name: self.name(&["soft-weight", &group.label]),
@@ -391,8 +405,12 @@ impl Plot<'_> {
             sections: self.sections(&steps),
             marks: Vec::new(),
             keys: vec![
-                key("soft weight w", look, false),
-                key("similarity \u{3c1}, mean over blocks", Ink::Muted, true),
+                key("soft weight w", look, Pattern::Solid),
+                key(
+                    "similarity \u{3c1}, mean over blocks",
+                    Ink::Muted,
+                    Pattern::Dashed,
+                ),
             ],
         };
         chart.figure().map(Some)
@@ -512,10 +530,10 @@ impl Plot<'_> {
             .iter()
             .zip(&steps)
             .map(|(group, steps)| {
-                let (ink, dashed) = look(group);
+                let (ink, pattern) = look(group);
                 Line {
                     ink,
-                    dashed,
+                    pattern,
                     width: 1.5,
                     opacity: 0.9,
                     dots: false,
@@ -592,7 +610,7 @@ fn traces(
     group: &Group,
     steps: &[usize],
     ink: Ink,
-    dashed: bool,
+    pattern: Pattern,
     points: impl Fn(&RunRecord, usize) -> Vec<(usize, f64)>,
 ) -> Vec<Line> {
     let piece = |points: Vec<(usize, f64)>, offset: usize| -> Vec<(f64, f64)> {
@@ -613,7 +631,7 @@ fn traces(
     };
     let line = |pieces, width, opacity, dots| Line {
         ink,
-        dashed,
+        pattern,
         width,
         opacity,
         dots,

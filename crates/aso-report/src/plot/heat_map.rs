@@ -1,12 +1,13 @@
 //! Matrices of numbers.
 
 use aso_trainer::metrics::rounded;
-use plotters::prelude::{PathElement, Rectangle};
+use plotters::prelude::Rectangle;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::theme::Ink;
 use super::{
-    Area, Drawn, Figure, LABEL, cut, fill, pixels, stroke, text, text_width, write, write_upwards,
+    Area, Drawn, Figure, LABEL, cut, fill, outline, pixels, stroke, text, text_width, write,
+    write_upwards,
 };
 use crate::ReportError;
 
@@ -124,15 +125,8 @@ impl HeatMap {
             }
         }
         for (row, column) in &self.outlined {
-            let [(left, top), (right, bottom)] = layout.corners(*row, *column);
-            let corners = vec![
-                (left, top),
-                (right, top),
-                (right, bottom),
-                (left, bottom),
-                (left, top),
-            ];
-            area.draw(&PathElement::new(corners, stroke(Ink::Text, 0.8, 1.2)))?;
+            let style = stroke(Ink::Text, 0.8, 1.2);
+            area.draw(&outline(layout.corners(*row, *column), style))?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use plotters::prelude::{
 };
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::theme::Ink;
+use super::theme::{Ink, Pattern};
 use super::{
     Drawn, Figure, Key, LABEL, cut, draw_legend, fill, legend_height, number, pixels, stroke, text,
     write, write_upwards,
@@ -53,7 +53,7 @@ impl Ranged for Axis {
 /// A curve in one or more pieces.
 pub(super) struct Line {
     pub(super) ink: Ink,
-    pub(super) dashed: bool,
+    pub(super) pattern: Pattern,
     pub(super) width: f64,
     pub(super) opacity: f64,
     pub(super) dots: bool,
@@ -182,8 +182,8 @@ impl LineChart {
             let style = stroke(line.ink, line.opacity, line.width);
             for piece in &line.pieces {
                 let points = piece.iter().copied();
-                if line.dashed {
-                    let (dash, gap) = (pixels(5.0), pixels(3.0));
+                if let Some((dash, gap)) = line.pattern.dashes() {
+                    let (dash, gap) = (pixels(dash), pixels(gap));
                     chart.draw_series(DashedLineSeries::new(points, dash, gap, style))?;
                 } else {
                     chart.draw_series(std::iter::once(PathElement::new(piece.clone(), style)))?;

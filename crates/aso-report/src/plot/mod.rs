@@ -8,15 +8,15 @@ pub(crate) mod theme;
 
 use plotters::coord::Shift;
 use plotters::prelude::{
-    DrawingArea, DrawingAreaErrorKind, FontTransform, IntoDrawingArea, Rectangle, SVGBackend,
-    ShapeStyle, TextStyle,
+    DrawingArea, DrawingAreaErrorKind, FontTransform, IntoDrawingArea, PathElement, Rectangle,
+    SVGBackend, ShapeStyle, TextStyle,
 };
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, FontDesc, FontFamily, FontStyle};
 
 use crate::ReportError;
 pub(crate) use figures::{StreamFigures, stream_figures};
-use theme::Ink;
+use theme::{Ink, Pattern};
 
 /// The plotting library counts in whole pixels; drawing larger and showing smaller gives curves quarters of them.
 const SCALE: f64 = 4.0;
@@ -130,6 +130,21 @@ fn fill(ink: Ink, opacity: f64) -> ShapeStyle {
     ink.placeholder().mix(opacity).filled()
 }
 
+/// The outline of a rectangle. Plotters' own ignores the width of the stroke.
+fn outline(
+    [(left, top), (right, bottom)]: [(i32, i32); 2],
+    style: ShapeStyle,
+) -> PathElement<(i32, i32)> {
+    let corners = [
+        (left, top),
+        (right, top),
+        (right, bottom),
+        (left, bottom),
+        (left, top),
+    ];
+    PathElement::new(corners, style)
+}
+
 /// A style for text.
 fn text(ink: Ink, size: f64, bold: bool, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
     // The SVG backend divides sizes by 1.24.
@@ -182,7 +197,7 @@ fn cut(words: &str, size: f64, width: f64) -> String {
 struct Key {
     label: String,
     ink: Ink,
-    dashed: bool,
+    pattern: Pattern,
 }
 
 /// Height of a legend of these entries in a figure of this width.
@@ -213,11 +228,10 @@ fn draw_legend(area: &Area<'_>, keys: &[Key], (left, top): (f64, f64), width: f6
     let style = text(Ink::Text, LABEL, false, HPos::Left, VPos::Center);
     for (key, (x, y)) in keys.iter().zip(legend_places(keys, width)) {
         let (x, middle) = (left + x, top + y + 9.0);
-        // A dashed line shows as two strokes.
-        let pieces: &[(f64, f64)] = if key.dashed {
-            &[(0.0, 6.5), (9.5, 16.0)]
-        } else {
-            &[(0.0, 16.0)]
+        let pieces: &[(f64, f64)] = match key.pattern {
+            Pattern::Solid => &[(0.0, 16.0)],
+            Pattern::Dashed => &[(0.0, 6.5), (9.5, 16.0)],
+            Pattern::Dotted => &[(0.0, 3.0), (6.5, 9.5), (13.0, 16.0)],
         };
         for (from, to) in pieces {
             let corners = [
@@ -334,7 +348,7 @@ mod tests {
         let key = |label: &str| Key {
             label: label.to_owned(),
             ink: Ink::Text,
-            dashed: false,
+            pattern: Pattern::Solid,
         };
         let keys = ["aso-lora", "o-lora", "seq-lora"].map(key);
         assert_eq!(legend_height(&keys, 1000.0), 22.0);

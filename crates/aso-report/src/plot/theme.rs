@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use plotters::style::RGBColor;
 
-/// Colours of groups before dashes tell further ones apart.
-pub(crate) const SERIES: usize = 8;
+/// Colours of groups before the [pattern](Pattern) tells further ones apart.
+const SERIES: usize = 8;
 
 /// Levels of a heat map's colour at which the colour of the text on it is chosen.
 const LEVELS: usize = 10;
@@ -31,6 +31,55 @@ pub(crate) enum Ink {
     OnHeat(usize),
     /// Cells without a value.
     Empty,
+}
+
+/// How a group is drawn besides its colour, for there are more groups than colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pattern {
+    /// Lines without gaps, full bars.
+    Solid,
+    /// Dashed lines, pale bars.
+    Dashed,
+    /// Dotted lines, hollow bars.
+    Dotted,
+}
+
+impl Pattern {
+    /// The pattern of a group.
+    pub(crate) fn series(number: usize) -> Self {
+        match number / SERIES % 3 {
+            0 => Self::Solid,
+            1 => Self::Dashed,
+            _ => Self::Dotted,
+        }
+    }
+
+    /// The class of the page's style sheet.
+    pub(crate) fn class(self) -> &'static str {
+        match self {
+            Self::Solid => "solid",
+            Self::Dashed => "dashed",
+            Self::Dotted => "dotted",
+        }
+    }
+
+    /// Lengths of a line's dashes and of the gaps between them, in pixels.
+    pub(crate) fn dashes(self) -> Option<(f64, f64)> {
+        match self {
+            Self::Solid => None,
+            Self::Dashed => Some((5.0, 3.0)),
+            Self::Dotted => Some((1.5, 2.5)),
+        }
+    }
+
+    /// Opacity of a bar's inside.
+    pub(crate) fn opacity(self) -> f64 {
+        match self {
+            Self::Solid => 1.0,
+            Self::Dashed => 0.4,
+            Self::Dotted => 0.0,
+        }
+    }
 }
 
 /// A colour in light and dark surroundings.
@@ -260,6 +309,16 @@ mod tests {
                     "{one} and {other} differ by {distance:.1}, {sight}, dark {dark}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn three_times_the_colours_are_told_apart() {
+        let looks: Vec<_> = (0..3 * SERIES)
+            .map(|number| (Ink::series(number), Pattern::series(number)))
+            .collect();
+        for (at, look) in looks.iter().enumerate() {
+            assert!(!looks[..at].contains(look), "{at}: {look:?}");
         }
     }
 
