@@ -18,8 +18,8 @@ use aso_trainer::optimizer::SubspaceGradients;
 use burn::tensor::{DType, Device};
 use witness::{
     TOLERANCE, adapter, batch, check, check_attribution, check_cached_generation, check_gradients,
-    check_likelihoods, check_steps, check_tasks, completeness, expect, load, mean_cross_entropy,
-    padded_prompts, stack, values,
+    check_likelihoods, check_predicted_target, check_steps, check_tasks, completeness, expect,
+    load, mean_cross_entropy, padded_prompts, stack, values,
 };
 
 /// MHA tied, GQA with llama3 scaling untied, a window shorter than the sequence, biases, a head width of its
@@ -243,6 +243,14 @@ fn attribution_matches_an_independent_implementation() {
             model.fold();
         }
     }
+}
+
+#[test]
+fn the_predicted_token_is_attributed_if_told() {
+    let variant = "llama/llama_mha_tied";
+    let model = stack(variant, &format!("{variant}/adapters"), "active");
+    let batch = batch(variant, "batch.json");
+    check_predicted_target(&model, &batch, TapChoice::One(TapPoint::Answer));
 }
 
 #[test]

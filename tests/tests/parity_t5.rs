@@ -18,8 +18,8 @@ use aso_tests::{Tensors, assert_close, fixture, read_tensors, shared};
 use burn::tensor::Device;
 use witness::{
     ATTRIBUTION_TOLERANCE, TOLERANCE, adapter, batch, check, check_attribution,
-    check_cached_generation, check_gradients, check_likelihoods, check_steps, check_tasks,
-    completeness, expect, load, mean_cross_entropy, stack, values,
+    check_cached_generation, check_gradients, check_likelihoods, check_predicted_target,
+    check_steps, check_tasks, completeness, expect, load, mean_cross_entropy, stack, values,
 };
 
 const DIALECTS: [&str; 3] = ["t5/v1_0", "t5/v1_1", "t5/mt5"];
@@ -203,6 +203,15 @@ fn both_attribution_presets_match_an_independent_implementation() {
             check_tasks(&model, &full, &aso, &tensors);
             model.fold();
         }
+    }
+}
+
+#[test]
+fn the_predicted_token_is_attributed_if_told() {
+    let model = stack("t5/v1_1", "t5/v1_1/adapters", "active");
+    let batch = batch("t5/v1_1", "batch.json");
+    for point in [TapPoint::Answer, TapPoint::Encoder] {
+        check_predicted_target(&model, &batch, TapChoice::One(point));
     }
 }
 

@@ -1,5 +1,7 @@
 //! The two presets: what is tapped, and how scores become a similarity.
 
+use std::borrow::Cow;
+
 use aso_backbones::{BackboneError, BlockTaps, TapPoint, TokenBatch};
 use aso_kernels::join;
 use aso_lora::AdapterScope;
@@ -45,6 +47,17 @@ impl TapChoice {
     }
 }
 
+/// Whose probability is attributed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum TargetToken {
+    /// The first token of the gold answer: each row's first label.
+    #[default]
+    Gold,
+    /// The token that the current model finds most likely in its place, right or wrong, for both models that are compared.
+    Predicted,
+}
+
 /// Scores of current and previous model, and what follows from them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measurement {
@@ -86,6 +99,8 @@ pub struct TaskSimilarity {
 pub struct Attributor {
     /// What is tapped.
     pub taps: TapChoice,
+    /// Whose probability is attributed where two models are compared. The encoder readout has a target of its own and takes no notice.
+    pub target: TargetToken,
     /// The path integral.
     pub gradients: IntegratedGradients,
     /// Whether NaN and infinite scores count as 0, as released.
@@ -107,11 +122,13 @@ impl Attributor {
         match preset {
             Preset::Aso => Self {
                 taps: TapChoice::One(TapPoint::Answer),
+                target: TargetToken::Gold,
                 gradients,
                 zero_non_finite: false,
             },
             Preset::Reference => Self {
                 taps: TapChoice::One(TapPoint::EncoderReadout),
+                target: TargetToken::Gold,
                 gradients: IntegratedGradients {
                     rule: PathRule::Left,
                     factor: RowFactor::First,
@@ -152,7 +169,28 @@ impl Attributor {
             .sum()
     }
 
-    /// Scores of the model with the given subspaces.
+    /// The batch with [`target`](Self::target) in the place of its first labels, without rows that have none; `scope` is the
+    /// current model. `None` if no row is left.
+    fn targeted<'a, M: BlockTaps>(
+        &self,
+        model: &M,
+        batch: &'a TokenBatch,
+        scope: AdapterScope,
+    ) -> Result<Option<Cow<'a, TokenBatch>>, BackboneError> {
+        if self.target == TargetToken::Gold || self.taps == TapChoice::One(TapPoint::EncoderReadout)
+        {
+            return Ok(Some(Cow::Borrowed(batch)));
+        }
+        let labelled = labelled_rows(batch);
+        if labelled.is_empty() {
+            return Ok(None);
+        }
+        let batch = batch.select(&labelled);
+        let tokens = model.predicted(&batch, scope)?;
+        Ok(Some(Cow::Owned(batch.with_first_labels(&tokens))))
+    }
+
+    /// Scores of the model with the given subspaces, of the gold answer.
     ///
     /// Rows without a label are left out, except by the encoder readout, which needs none. `None` if no
     /// row is left.
@@ -168,9 +206,7 @@ impl Attributor {
         batch: &TokenBatch,
         scope: AdapterScope,
     ) -> Result<Option<AttributionScores>, BackboneError> {
-        let labelled: Vec<usize> = (0..batch.rows())
-            .filter(|row| batch.first_label(*row).is_some())
-            .collect();
+        let labelled = labelled_rows(batch);
         let mut scores = Vec::new();
         for &point in self.taps.points() {
             let blocks = model.tapped_blocks(point);
@@ -213,10 +249,13 @@ impl Attributor {
         model: &M,
         batch: &TokenBatch,
     ) -> Result<Option<Measurement>, BackboneError> {
+        let Some(batch) = self.targeted(model, batch, AdapterScope::All)? else {
+            return Ok(None);
+        };
         let (current, previous) = join(
             &model.device(),
-            || self.scores(model, batch, AdapterScope::All),
-            || self.scores(model, batch, AdapterScope::WithoutActive),
+            || self.scores(model, &batch, AdapterScope::All),
+            || self.scores(model, &batch, AdapterScope::WithoutActive),
         );
         let (Some(current), Some(previous)) = (current?, previous?) else {
             return Ok(None);
@@ -252,12 +291,15 @@ impl Attributor {
             }
             TaskComparison::Alone => (AdapterScope::OnlyActive, AdapterScope::OnlyFrozen),
         };
-        let Some(current) = self.scores(model, batch, scope)? else {
+        let Some(batch) = self.targeted(model, batch, scope)? else {
+            return Ok(None);
+        };
+        let Some(current) = self.scores(model, &batch, scope)? else {
             return Ok(None);
         };
         let mut tasks = Vec::with_capacity(past_tasks);
         for task in 0..past_tasks {
-            let Some(past) = self.scores(model, batch, past(task))? else {
+            let Some(past) = self.scores(model, &batch, past(task))? else {
                 return Ok(None);
             };
             let similarity = Similarity::between(&current, &past);
@@ -268,4 +310,10 @@ impl Attributor {
         }
         Ok(Some(TaskSimilarity { tasks }))
     }
+}
+
+fn labelled_rows(batch: &TokenBatch) -> Vec<usize> {
+    (0..batch.rows())
+        .filter(|row| batch.first_label(*row).is_some())
+        .collect()
 }

@@ -30,7 +30,7 @@ mod overlap;
 mod similarity;
 
 pub use attributor::{
-    Attributor, MAX_JOINED_POSITIONS, MAX_PATH_ROWS, Measurement, Preset, TapChoice,
+    Attributor, MAX_JOINED_POSITIONS, MAX_PATH_ROWS, Measurement, Preset, TapChoice, TargetToken,
     TaskComparison, TaskSimilarity,
 };
 pub use integrated_gradients::{AttributionScores, IntegratedGradients, PathRule, RowFactor};

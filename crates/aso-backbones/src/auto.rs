@@ -197,6 +197,14 @@ impl BlockTaps for AutoModel {
         })
     }
 
+    fn predicted(
+        &self,
+        batch: &TokenBatch,
+        scope: AdapterScope,
+    ) -> Result<Vec<i64>, BackboneError> {
+        each!(self, model => model.predicted(batch, scope))
+    }
+
     fn hidden(&self, trace: &AutoTrace, block: usize) -> Tensor<3> {
         match (self, trace) {
             (Self::T5(model), AutoTrace::T5(trace)) => model.hidden(trace, block),

@@ -211,6 +211,21 @@ impl TokenBatch {
             .collect()
     }
 
+    /// The batch with another first label in every row that has one: `tokens[row]`.
+    ///
+    /// # Panics
+    /// Panics if there is not one token for each row.
+    pub fn with_first_labels(&self, tokens: &[i64]) -> Self {
+        assert_eq!(tokens.len(), self.rows, "one token for each row");
+        let mut batch = self.clone();
+        for (row, token) in tokens.iter().enumerate() {
+            if let Some((at, _)) = self.first_label(row) {
+                batch.labels[row * self.target_len + at] = *token;
+            }
+        }
+        batch
+    }
+
     /// The chosen rows, in the given order, with the padding of the whole batch kept.
     ///
     /// # Panics

@@ -224,6 +224,11 @@ pub(crate) fn target_probability(logits: Tensor<3>, targets: &[i64]) -> Tensor<2
     losses.neg().exp().reshape([rows, variants])
 }
 
+/// The most likely token of each row under logits `[rows, 1, vocabulary]`.
+pub(crate) fn most_likely(logits: Tensor<3>) -> Vec<i64> {
+    logits.argmax(2).into_data().iter::<i64>().collect()
+}
+
 /// An additive mask of the given shape, row-major: 0 where `visible` says so, else the lowest finite number.
 ///
 /// Finite, so that a row that is masked everywhere gives a uniform distribution instead of NaN.

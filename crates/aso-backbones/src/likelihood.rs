@@ -57,6 +57,9 @@ impl<'a> Answers<'a> {
 
     /// Sums of log-probabilities, by row and answer. `position(row, answer, at)` is the row of
     /// `hidden: [positions, d_model]` that predicts token `at`, and `head` maps `[n, d_model]` to logits.
+    ///
+    /// # Panics
+    /// Panics for a token outside the vocabulary: its place among the logits would be another token's.
     pub(crate) fn sum(
         &self,
         hidden: Tensor<2>,
@@ -94,6 +97,11 @@ impl<'a> Answers<'a> {
                 while chunk[at] != pick.position {
                     at += 1;
                 }
+                assert!(
+                    pick.token < vocabulary,
+                    "token {} is outside the vocabulary",
+                    pick.token
+                );
                 (at * vocabulary + pick.token) as i64
             });
             let chosen = index(chosen.collect());

@@ -55,6 +55,13 @@ pub trait BlockTaps: Sync {
         scope: AdapterScope,
     ) -> Result<Self::Trace, BackboneError>;
 
+    /// The token that the model finds most likely where each row's first label is predicted, one for each row.
+    ///
+    /// # Errors
+    /// Those of [`trace`](Self::trace) at [`TapPoint::Answer`].
+    fn predicted(&self, batch: &TokenBatch, scope: AdapterScope)
+    -> Result<Vec<i64>, BackboneError>;
+
     /// Output of a tapped block (the residual stream after all its sublayers) at the tapped positions,
     /// `[rows, positions, d_model]`, outside autodiff.
     fn hidden(&self, trace: &Self::Trace, block: usize) -> Tensor<3>;

@@ -100,7 +100,7 @@ impl GeneralScore {
 /// What a method keeps beside the backbone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Footprint {
-    /// Elements of all adapters that answering takes.
+    /// Elements of all adapters that answering takes; of `seq-ft` also the identities that its form `B I` stores.
     pub adapter_elements: u64,
     /// Elements of the matrices that training the next task takes: importances, bases of inputs, an adapter to merge with.
     pub method_elements: u64,

@@ -7,10 +7,12 @@
 
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
-use aso_attribution::{Attributor, IntegratedGradients, Preset, TaskComparison};
+use aso_attribution::{
+    Attributor, IntegratedGradients, Preset, TapChoice, TargetToken, TaskComparison,
+};
 use aso_backbones::{
-    AutoModel, Backbone, Decoding, FloatDtype, GenerationConfig, ModelKind, RowControl, Sampling,
-    TapPoint, TokenBatch,
+    AutoModel, Backbone, BlockTaps, Decoding, FloatDtype, GenerationConfig, ModelKind, RowControl,
+    Sampling, TapPoint, TokenBatch,
 };
 use aso_lora::{Adapter, AdapterHost, AdapterScope, ForwardContext};
 use aso_losses::{
@@ -211,9 +213,52 @@ pub(crate) fn check_tasks(
     }
 }
 
+/// The predicted token is the one with the highest logit, whatever the labels say, and it is the one that is attributed.
+pub(crate) fn check_predicted_target(model: &AutoModel, batch: &TokenBatch, taps: TapChoice) {
+    let logits = model.logits(batch, &ForwardContext::inference());
+    let [_, positions, vocabulary] = logits.dims();
+    let logits = values(logits);
+    let highest = |row: usize| {
+        let (label, _) = batch.first_label(row).unwrap();
+        let at = match model.kind() {
+            ModelKind::EncoderDecoder => label,
+            ModelKind::Causal => label - 1,
+        };
+        let logits = &logits[(row * positions + at) * vocabulary..][..vocabulary];
+        (0..vocabulary).max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
+    };
+    let highest: Vec<i64> = (0..batch.rows())
+        .map(|row| highest(row).unwrap() as i64)
+        .collect();
+    let predicted = model.predicted(batch, AdapterScope::All).unwrap();
+    assert_eq!(predicted, highest);
+
+    let gold = Attributor {
+        taps,
+        ..Attributor::preset(Preset::Aso, 64)
+    };
+    let free = Attributor {
+        target: TargetToken::Predicted,
+        ..gold
+    };
+    let answered = batch.with_first_labels(&predicted);
+    let other: Vec<i64> = highest.iter().map(|token| (token + 1) % 5).collect();
+    let mistaken = batch.with_first_labels(&other);
+    let measure = |attributor: &Attributor, batch| attributor.measure(model, batch).unwrap();
+    let expected = measure(&gold, &answered);
+    assert!(expected.is_some());
+    assert_eq!(measure(&free, batch), expected);
+    assert_eq!(measure(&free, &mistaken), expected);
+    assert_ne!(measure(&gold, &mistaken), expected);
+    let tasks = |attributor: &Attributor, batch| {
+        let measured = attributor.measure_tasks(model, batch, 2, TaskComparison::Without);
+        measured.unwrap()
+    };
+    assert_eq!(tasks(&free, &mistaken), tasks(&gold, &answered));
+}
+
 /// Sum over dimensions of the score with a fine path, and P at its two ends, as means over the rows.
 pub(crate) fn completeness(variant: &str, adapters: &str) -> (Vec<f64>, Vec<f64>) {
-    use aso_backbones::BlockTaps;
     let model = stack(variant, &format!("{adapters}/adapters"), "active");
     let batch = batch(variant, "batch.json");
     let attributor = Attributor::preset(Preset::Aso, 256);

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::model::{LlamaForCausalLm, Sequence, token_positions};
 use super::rotary::Rotary;
-use crate::layers::{KeyValue, additive_mask, leading_columns, target_probability};
+use crate::layers::{KeyValue, additive_mask, leading_columns, most_likely, target_probability};
 use crate::taps::join_paths;
 use crate::{BackboneError, BlockTaps, ModelKind, TapPoint, TokenBatch};
 
@@ -34,11 +34,11 @@ impl LlamaForCausalLm {
     /// The position that predicts each row's first label, and that label.
     fn answers(batch: &TokenBatch) -> Result<(Vec<i64>, Vec<i64>), BackboneError> {
         let mut answers = batch.answers(POINT)?;
-        for (row, (at, _)) in answers.iter_mut().enumerate() {
+        let mask = batch.attention_mask().chunks(batch.source_len());
+        for (row, ((at, _), mask)) in answers.iter_mut().zip(mask).enumerate() {
             *at -= 1;
-            if *at < 0 {
-                let reason =
-                    format!("row {row} has a label on its first token: nothing predicts it");
+            if usize::try_from(*at).is_err() || mask[*at as usize] == 0 {
+                let reason = format!("row {row} has no token before its first label");
                 return Err(BackboneError::Tap {
                     point: POINT,
                     reason,
@@ -133,6 +133,16 @@ impl BlockTaps for LlamaForCausalLm {
             biases,
             rotary: Rotary::new(&own_positions, rows, &self.config.frequencies, &device),
         })
+    }
+
+    fn predicted(
+        &self,
+        batch: &TokenBatch,
+        scope: AdapterScope,
+    ) -> Result<Vec<i64>, BackboneError> {
+        let trace = self.trace(batch, TapPoint::Answer, scope)?;
+        let last = trace.hidden[trace.hidden.len() - 1].clone();
+        Ok(most_likely(self.head(last, &trace.context)))
     }
 
     fn hidden(&self, trace: &LlamaTrace, block: usize) -> Tensor<3> {

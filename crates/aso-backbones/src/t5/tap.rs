@@ -6,7 +6,8 @@ use burn::tensor::{Device, Int, Tensor};
 use super::model::T5ForConditionalGeneration;
 use super::stack::{EncoderMemory, StackOutput};
 use crate::layers::{
-    KeyValue, additive_mask, leading_columns, pick_position, repeat_rows, target_probability,
+    KeyValue, additive_mask, leading_columns, most_likely, pick_position, repeat_rows,
+    target_probability,
 };
 use crate::taps::join_paths;
 use crate::{Backbone, BackboneError, BlockTaps, TapPoint, TokenBatch};
@@ -58,7 +59,7 @@ impl T5ForConditionalGeneration {
         &self,
         batch: &TokenBatch,
         context: &ForwardContext,
-    ) -> Result<(Traced, Vec<i64>), BackboneError> {
+    ) -> Result<(TracedAnswer, Vec<i64>), BackboneError> {
         let (positions, targets): (Vec<_>, Vec<_>) =
             batch.answers("answer position")?.into_iter().unzip();
         let memory = self.encode(batch, context);
@@ -97,12 +98,12 @@ impl T5ForConditionalGeneration {
             (key_value, bias + mask)
         });
         Ok((
-            Traced::Answer(TracedAnswer {
+            TracedAnswer {
                 hidden,
                 prefix,
                 own_bias,
                 memory,
-            }),
+            },
             targets,
         ))
     }
@@ -207,7 +208,10 @@ impl BlockTaps for T5ForConditionalGeneration {
     ) -> Result<T5Trace, BackboneError> {
         let context = ForwardContext::inference().with_scope(scope);
         let (point, targets) = match point {
-            TapPoint::Answer => self.trace_answer(batch, &context)?,
+            TapPoint::Answer => {
+                let (answer, targets) = self.trace_answer(batch, &context)?;
+                (Traced::Answer(answer), targets)
+            }
             TapPoint::Encoder => self.trace_encoder(batch, &context)?,
             TapPoint::EncoderReadout => self.trace_readout(batch, &context)?,
         };
@@ -216,6 +220,18 @@ impl BlockTaps for T5ForConditionalGeneration {
             targets,
             point,
         })
+    }
+
+    fn predicted(
+        &self,
+        batch: &TokenBatch,
+        scope: AdapterScope,
+    ) -> Result<Vec<i64>, BackboneError> {
+        let context = ForwardContext::inference().with_scope(scope);
+        let (answer, _) = self.trace_answer(batch, &context)?;
+        let last = answer.hidden[answer.hidden.len() - 1].clone();
+        let logits = self.head(self.decoder.finish(last, &context), &context);
+        Ok(most_likely(logits))
     }
 
     fn hidden(&self, trace: &T5Trace, block: usize) -> Tensor<3> {

@@ -702,6 +702,14 @@ mod tests {
                 "[attribution]\nstack = \"encoder\"\nper_block = true",
                 "attribution.stack",
             ),
+            (
+                "[attribution]\npreset = \"reference\"\ntarget = \"predicted\"",
+                "attribution.target",
+            ),
+            (
+                "[attribution]\nstack = \"encoder-readout\"\ntarget = \"predicted\"",
+                "attribution.target",
+            ),
             ("[train]\nepochs = 1\nsteps = 1", "train.epochs"),
             ("[train]\nsteps = 0", "train.steps"),
             ("[train]\nbatch_size = 0", "train.batch_size"),

@@ -430,6 +430,9 @@ settings! {
         /// "reference", which knows no other.
         #[sample = "\"decoder\""]
         pub stack: Option<TapStack> = None,
+        /// Whose probability is attributed: "gold", the first token of the right answer, or "predicted", the token that the current
+        /// model finds most likely there (preset "aso", stacks "decoder" and "encoder").
+        pub target: TargetKind = TargetKind::Gold,
         /// Start of the integration path, 0 <= alpha_min < 1 (preset "aso").
         pub alpha_min: f64 = 0.0,
         /// Whether a weight holds until the next measurement; otherwise it is 1 on all other steps. Unset: true in preset
@@ -469,6 +472,16 @@ pub enum TaskComparisonKind {
     Reliance,
     /// The similarity of the active subspace alone and that of the past task alone.
     Alone,
+}
+
+/// Whose probability is attributed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetKind {
+    /// The first token of the gold answer.
+    Gold,
+    /// The most likely token of the current model in its place.
+    Predicted,
 }
 
 /// The stack whose blocks are tapped.
@@ -653,6 +666,7 @@ plain!(
     OrthogonalTo,
     AttributionPreset,
     TapStack,
+    TargetKind,
     Clip,
     TaskComparisonKind,
     Schedule,

@@ -14,7 +14,7 @@ use crate::trainer::JOINT;
 
 use super::{
     AttributionPreset, ConfigError, DataFormat, EvalMode, MethodName, ModelSettings, ModelSource,
-    Origin, RunConfig, TapStack, TaskComparisonKind,
+    Origin, RunConfig, TapStack, TargetKind, TaskComparisonKind,
 };
 
 /// A value that makes no sense.
@@ -346,6 +346,16 @@ fn attribution(config: &RunConfig) -> Result<(), Violation> {
                 ));
             }
         }
+    }
+    if attribution.target == TargetKind::Predicted
+        && !attribution.per_block
+        && attribution.tapped_stack() == TapStack::EncoderReadout
+    {
+        return Err(Violation::new(
+            "attribution.target",
+            "\"gold\", the default, beside stack = \"encoder-readout\" (preset \"reference\"), which reads a token of the prompt",
+            "\"predicted\"".to_owned(),
+        ));
     }
     if attribution.compare != TaskComparisonKind::Without && !attribution.per_task {
         return Err(Violation::new(

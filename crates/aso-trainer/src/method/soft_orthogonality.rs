@@ -1,6 +1,8 @@
 //! ASO-LoRA (Wang et al., ACL 2026): orthogonality weighted by the dissimilarity of tasks.
 
-use aso_attribution::{Attributor, MAX_PATH_ROWS, Preset, Similarity, TapChoice, TaskComparison};
+use aso_attribution::{
+    Attributor, MAX_PATH_ROWS, Preset, Similarity, TapChoice, TargetToken, TaskComparison,
+};
 use aso_backbones::{Backbone, BackboneError, BlockTaps, TapPoint};
 use aso_lora::LoraLinear;
 use aso_losses::SoftWeight;
@@ -10,7 +12,7 @@ use super::subspaces::{Isolation, norm};
 use super::{Method, MethodState, Observation, Penalty, StepInfo, TaskContext, TaskInfo};
 use crate::TrainerError;
 use crate::config::{
-    AttributionPreset, AttributionSettings, MethodName, TapStack, TaskComparisonKind,
+    AttributionPreset, AttributionSettings, MethodName, TapStack, TargetKind, TaskComparisonKind,
 };
 use crate::results::{SimilarityPoint, WeightPoint};
 
@@ -48,6 +50,10 @@ impl AsoLora {
         let mut attributor = Attributor::preset(preset, MAX_PATH_ROWS);
         attributor.gradients.steps = settings.steps;
         attributor.gradients.alpha_min = settings.alpha_min;
+        attributor.target = match settings.target {
+            TargetKind::Gold => TargetToken::Gold,
+            TargetKind::Predicted => TargetToken::Predicted,
+        };
         if preset == Preset::Aso {
             attributor.taps = if settings.per_block {
                 TapChoice::Both
