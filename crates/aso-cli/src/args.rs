@@ -234,12 +234,13 @@ pub(crate) struct JobArgs {
 
 /// A model with adapters.
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("base").args(["run", "model"]).required(true)))]
 pub(crate) struct ModelArgs {
     /// Take model, adapters and settings of a run
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "adapter"])]
+    #[arg(long, value_name = "RUN", conflicts_with = "adapter")]
     pub(crate) run: Option<PathBuf>,
     /// Model folder, organisation/name on the Hugging Face Hub, or embedded:demo
-    #[arg(long, value_name = "MODEL", required_unless_present = "run")]
+    #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
     /// Adapter folder; repeat in task order
     #[arg(long, value_name = "DIR")]

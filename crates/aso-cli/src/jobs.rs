@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,7 +50,7 @@ struct Job {
     from: u64,
     started: Instant,
     /// Read by the child, which may not have done so yet.
-    _config: tempfile::NamedTempFile,
+    _config: tempfile::TempPath,
 }
 
 /// Runs what the ledger does not call finished. `changed` is called before the first run and after each.
@@ -184,16 +183,14 @@ impl Jobs<'_> {
     }
 
     fn start(&self, index: usize, run: &PlannedRun) -> anyhow::Result<Job> {
-        let mut config = tempfile::Builder::new()
-            .prefix("aso-run-")
-            .suffix(".toml")
-            .tempfile()
-            .context("no place for a temporary file")?;
-        config.write_all(run.config.to_toml()?.as_bytes())?;
-        config.flush()?;
         let log = log_path(self.out, run);
         let folder = log.parent().unwrap_or(self.out);
         fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+        // What a killed sweep leaves behind, the next one overwrites.
+        let config = log.with_extension("toml");
+        fs::write(&config, run.config.to_toml()?)
+            .with_context(|| format!("{}", config.display()))?;
+        let config = tempfile::TempPath::try_from_path(config)?;
         let file = File::options()
             .create(true)
             .append(true)
@@ -201,7 +198,7 @@ impl Jobs<'_> {
             .with_context(|| format!("{}", log.display()))?;
         let from = file.metadata()?.len();
         let mut command = Command::new(&self.program);
-        command.arg("run").arg(config.path());
+        command.arg("run").arg(&config);
         command.arg("--out").arg(self.out.join(&run.directory));
         command.args(["--resume", "--stop-at-eof", "--threads"]);
         command.arg(self.threads.to_string());

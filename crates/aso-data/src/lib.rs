@@ -103,5 +103,5 @@ pub use stream::{OrderPreset, order_presets};
 pub use superni::{SuperNiLibrary, SuperNiTask};
 pub use synthetic::{SyntheticSuite, SyntheticTask};
 pub use task::{ExampleCaps, TaskData, TaskLibrary, TaskSource};
-pub use task_files::{TaskEntry, read_task_file, task_files_order};
+pub use task_files::task_files_order;
 pub use trace::{TraceLibrary, TraceTask, trace_metric};

@@ -11,23 +11,14 @@ use serde_json::Value;
 use crate::error::{DataError, Place};
 use crate::records::{json_type, read_value, subdirectories, text_field};
 
-/// A data set that a task file names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskEntry {
-    /// The kind of task, such as `SC`.
-    pub task: String,
-    /// The data set.
-    pub dataset: String,
-}
-
-/// The data sets of a task file, in its order.
+/// The data sets of a task file.
 ///
 /// How many examples are taken is not read from it: `full` means all and `random` the first ones up to a
 /// limit that is no part of the file.
 ///
 /// # Errors
 /// If the file cannot be read or has another form.
-pub fn read_task_file(path: &Path) -> Result<Vec<TaskEntry>, DataError> {
+fn read_task_file(path: &Path) -> Result<Vec<String>, DataError> {
     let unexpected = |expected, found: &Value| DataError::UnexpectedJson {
         place: Place::File(path.to_owned()),
         expected,
@@ -41,7 +32,7 @@ pub fn read_task_file(path: &Path) -> Result<Vec<TaskEntry>, DataError> {
         ));
     };
     let mut entries = Vec::new();
-    for (task, list) in kinds {
+    for list in kinds.values() {
         let Value::Array(list) = list else {
             return Err(unexpected(
                 "a list of data sets for each kind of task",
@@ -50,10 +41,7 @@ pub fn read_task_file(path: &Path) -> Result<Vec<TaskEntry>, DataError> {
         };
         for entry in list {
             let place = || Place::File(path.to_owned());
-            entries.push(TaskEntry {
-                task: task.clone(),
-                dataset: text_field(entry, "dataset name", &place)?,
-            });
+            entries.push(text_field(entry, "dataset name", &place)?);
         }
     }
     Ok(entries)
@@ -77,14 +65,14 @@ pub fn task_files_order(dir: &Path) -> Result<Vec<String>, DataError> {
     for (_, step) in subdirectories(dir)? {
         let train = read_task_file(&step.join("train_tasks.json"))?;
         let test = read_task_file(&step.join("test_tasks.json"))?;
-        let [entry] = &train[..] else {
+        let [dataset] = &train[..] else {
             let problem = format!(
                 "expected one data set in train_tasks.json, found {}",
                 train.len()
             );
             return Err(layout(&step, problem));
         };
-        steps.push((test, entry.dataset.clone(), step));
+        steps.push((test, dataset.clone(), step));
     }
     if steps.is_empty() {
         let problem = "no step here, expected DATASET/train_tasks.json and test_tasks.json";
@@ -92,10 +80,9 @@ pub fn task_files_order(dir: &Path) -> Result<Vec<String>, DataError> {
     }
     steps.sort_by_key(|(test, ..)| test.len());
     let mut order: Vec<String> = Vec::new();
-    for (test, dataset, step) in steps {
+    for (mut tested, dataset, step) in steps {
         order.push(dataset);
         let mut learned = order.clone();
-        let mut tested: Vec<String> = test.into_iter().map(|entry| entry.dataset).collect();
         learned.sort();
         tested.sort();
         if learned != tested {
@@ -139,14 +126,6 @@ mod tests {
     fn an_order_is_read_from_its_steps() {
         let dir = steps(&[("a", "a", "a b c"), ("b", "b", "b"), ("c", "c", "c b")]);
         assert_eq!(task_files_order(dir.path()).unwrap(), ["b", "c", "a"]);
-        let entries = read_task_file(&dir.path().join("c/test_tasks.json")).unwrap();
-        assert_eq!(
-            entries[0],
-            TaskEntry {
-                task: "SC".into(),
-                dataset: "c".into()
-            }
-        );
     }
 
     #[test]
