@@ -208,7 +208,9 @@ mod tests {
         let (page, markdown) = (report.html().unwrap(), report.markdown());
         let best = "**80.50 \u{b1} 0.71**";
         assert!(markdown.contains(best), "{markdown}");
-        assert!(page.contains("<td class=\"best\">80.50 \u{b1} 0.71<span"));
+        assert!(page.contains(
+            "<td class=\"best\">80.50 \u{b1} 0.71<span class=\"spoken\"> best</span></td>"
+        ));
         let shown = [
             // 75.125: halves are rounded away from 0, where NumPy takes the even digit.
             "75.13 \u{b1} 0.18",
